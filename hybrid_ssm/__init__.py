@@ -1,0 +1,24 @@
+"""A state-space model steered by an attention memory, tested honestly on markets."""
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {  # top-level name -> the module that defines it; loaded on first use (PEP 562)
+    "AttentionExplorer": "explore", "Bars": "data", "DataError": "data",
+    "Experiment": "experiment", "FinancialDataHandler": "handler", "Forecast": "forecast",
+    "HybridFinancialModel": "hybrid", "ModelTrainer": "trainer", "RegimeExplorer": "explore",
+    "RiskPolicy": "risk", "SelectiveSSM": "ssm",
+    "compute_features": "features", "load_bars": "data", "sharpe": "metrics",
+    "summarize": "metrics",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name):
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,522 @@
+"""The gates: what beauty means here, as pure functions from notebooks (or a folder) to a list of complaints.
+
+Each is shown a planted violation in test_gates.py. They know the notebooks by name only, so that the same
+functions judge this repository and a folder of planted ones.
+"""
+import ast
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+LONGEST_CELL, LONGEST_LINE, LARGEST_NOTEBOOK = 30, 100, 400_000
+FLOORS = {  # module -> notebook number, for rooms a notebook may name before they are built
+    "data": "00", "synthetic": "00a", "features": "01", "targets": "01a", "splits": "01b", "costs": "01c",
+    "handler": "01d", "ssm": "02", "attention": "03", "hybrid": "04", "baselines": "04a", "losses": "04b",
+    "forecast": "04c", "trainer": "05", "calibration": "05a", "backtest": "06", "metrics": "06a",
+    "figures": "06b", "report": "06c", "risk": "07", "experiment": "08", "tune": "09", "paper": "10",
+    "monitor": "11", "explore": "12", "cli": "13",
+}
+NETWORK = {"yfinance", "requests", "urllib3", "urllib.request", "http.client", "http.server", "socket", "ssl",
+           "curl_cffi", "httpx", "aiohttp", "websocket", "websockets", "ftplib", "smtplib", "alpaca"}
+HEAVY = {"skfolio", "arch", "statsmodels", "sklearn", "optuna", "exchange_calendars", "yfinance", "talib",
+         "bidask", "river", "alpaca", "quantstats", "accelerate", "tensorboard", "plotly", "cvxpy"}
+AUTHOR_ONLY = {"fastcore", "nbdev", "execnb", "ghapi", "pytest"}
+SKIP_REASON = re.compile(r"\b(not run|because|since|needs?|takes|requires?|reason|so that|would)\b", re.I)
+MACHINE_PATH = re.compile(r"/(?:home|Users)/\w|/(?:root|tmp|work|mnt|workspace)/\w|[A-Z]:\\\\?Users\\|ipykernel_\d+"
+                          r"|\b(?:localhost|127\.0\.0\.1):\d+")
+
+
+@dataclass
+class Cell:
+    "One cell of a notebook, read without running it"
+    place: int
+    kind: str
+    source: str
+    outputs: list
+
+    @cached_property
+    def marks(self):
+        "The words of its `#|` lines, e.g. {'export', 'eval: false'}"
+        found = re.findall(r"^\s*#\s*\|\s*(.+?)\s*$", self.source, re.M) if self.kind == "code" else []
+        return {re.sub(r"\s*:\s*", ": ", mark) for mark in found}
+
+    @property
+    def exported(self):
+        "Does its code go to the module?"
+        return any(mark.split()[0] in ("export", "exporti", "exports") for mark in self.marks)
+
+    @property
+    def public(self):
+        "Do its names go to `__all__`?"
+        return any(mark.split()[0] in ("export", "exports") for mark in self.marks)
+
+    @cached_property
+    def tree(self):
+        "Its syntax tree; shell lines and magics are blanked first"
+        plain = re.sub(r"^(\s*)[%!].*$", r"\1pass", self.source, flags=re.M)
+        try:
+            return ast.parse(plain)
+        except SyntaxError:
+            return ast.parse("")
+
+    @cached_property
+    def names(self):
+        "Every name that its code mentions"
+        return ({n.id for n in ast.walk(self.tree) if isinstance(n, ast.Name)}
+                | {n.attr for n in ast.walk(self.tree) if isinstance(n, ast.Attribute)})
+
+
+@dataclass
+class Notebook:
+    "A notebook file, read without running it"
+    path: Path
+    cells: list
+    metadata: dict
+
+    @classmethod
+    def read(cls, path):
+        "The notebook at `path`"
+        raw = json.loads(Path(path).read_text(encoding="utf-8"))
+        cells = [Cell(i, c["cell_type"], "".join(c["source"]), c.get("outputs", []))
+                 for i, c in enumerate(raw["cells"])]
+        return cls(Path(path), cells, raw["metadata"])
+
+    @property
+    def number(self):
+        "`01a` of `01a_targets.ipynb`; empty where there is none"
+        found = re.match(r"\d+[a-z]?(?=_)", self.path.name)
+        return found[0] if found else ""
+
+    @cached_property
+    def module(self):
+        "The module it exports to, or None"
+        for cell in self.cells:
+            for mark in cell.marks:
+                if mark.startswith("default_exp "):
+                    return mark.split()[1]
+        return None
+
+    @property
+    def exported(self):
+        "The cells that go to the module"
+        return [cell for cell in self.cells if cell.exported]
+
+    def at(self, cell, message):
+        "A complaint that names the notebook and the cell"
+        return f"{self.path.name} cell {cell.place}: {message}"
+
+
+def read_all(folder):
+    "Every notebook below `folder`, hidden folders left out"
+    paths = sorted(p for p in Path(folder).rglob("*.ipynb")
+                   if not any(part[0] in "._" for part in p.relative_to(folder).parts))
+    return [Notebook.read(path) for path in paths]
+
+
+def floor(number):
+    "Sort key of a notebook number: 00 < 00a < 01"
+    return int(number[:2]), number[2:]
+
+
+def definitions(cell, public=True):
+    "Top-level functions and classes of a cell"
+    kinds = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef
+    return [node for node in cell.tree.body
+            if isinstance(node, kinds) and not (public and node.name.startswith("_"))]
+
+
+def public_callables(cell):
+    "(qualified name, node) of public functions, classes and public methods of a public cell"
+    for node in definitions(cell):
+        yield node.name, node
+        if isinstance(node, ast.ClassDef):
+            for inner in node.body:
+                if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef)) and inner.name[0] != "_":
+                    yield f"{node.name}.{inner.name}", inner
+
+
+def imported(tree):
+    "(dotted module, names, node) of every import below `tree`; relative ones begin with hybrid_ssm"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, (), node
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                module = f"hybrid_ssm.{module}".rstrip(".")
+            yield module, tuple(alias.name for alias in node.names), node
+
+
+def touches(module, names, family):
+    "Does importing `names` from `module` import one of `family`?"
+    wanted = [module, *(f"{module}.{name}" for name in names)]
+    return any(w == member or w.startswith(member + ".") for w in wanted for member in family)
+
+
+def rooms(module, names):
+    "The modules of this package that an import names"
+    if module == "hybrid_ssm":
+        return [name for name in names if name != "__version__"]
+    return [module.split(".")[1]] if module.startswith("hybrid_ssm.") else []
+
+
+# ---------------------------------------------------------------- form
+
+def long_cells(notebooks):
+    "An exported cell over 30 lines of code"
+    return [nb.at(cell, f"{size} lines of code, at most {LONGEST_CELL}")
+            for nb in notebooks for cell in nb.exported
+            if (size := sum(1 for line in cell.source.splitlines()
+                            if line.strip() and not line.strip().startswith("#"))) > LONGEST_CELL]
+
+
+def long_lines(notebooks):
+    "An exported line over 100 characters"
+    return [nb.at(cell, f"a line of {len(line)} characters: {line.strip()[:40]}...")
+            for nb in notebooks for cell in nb.exported for line in cell.source.splitlines()
+            if len(line) > LONGEST_LINE]
+
+
+def crowded_cells(notebooks):
+    "More than one public definition in an exported cell"
+    return [nb.at(cell, "several public definitions: " + ", ".join(node.name for node in found))
+            for nb in notebooks for cell in nb.exported if len(found := definitions(cell)) > 1]
+
+
+def mixed_cells(notebooks):
+    "Imports and other code in one exported cell (the documentation would run it)"
+    kinds = ast.Import, ast.ImportFrom
+    return [nb.at(cell, "imports and other code in one cell")
+            for nb in notebooks for cell in nb.exported
+            if len({isinstance(node, kinds) for node in cell.tree.body}) == 2]
+
+
+def unproved(notebooks):
+    "A public definition with no example or check before the next H2"
+    found = []
+    for nb in notebooks:
+        waiting = {}
+        for cell in [*nb.cells, Cell(len(nb.cells), "markdown", "## end", [])]:
+            if cell.kind == "markdown" and re.search(r"^##? ", cell.source, re.M):
+                found += [nb.at(c, f"{name} has no example or check in its section") for name, c in waiting.items()]
+                waiting = {}
+            elif cell.kind == "code" and cell.public:
+                waiting |= {node.name: cell for node in definitions(cell)}
+            elif cell.kind == "code" and not cell.exported:
+                waiting = {name: c for name, c in waiting.items() if name not in cell.names}
+    return found
+
+
+def bad_docstrings(notebooks):
+    "A public docstring missing or longer than one line"
+    found = []
+    for nb in notebooks:
+        for cell in filter(lambda c: c.public, nb.exported):
+            for name, node in public_callables(cell):
+                said = ast.get_docstring(node)
+                if not said:
+                    found.append(nb.at(cell, f"{name} has no docstring"))
+                elif "\n" in said.strip():
+                    found.append(nb.at(cell, f"the docstring of {name} is longer than one line"))
+    return found
+
+
+def untyped(notebooks):
+    "A public function with a parameter or a result without a type"
+    found = []
+    for nb in notebooks:
+        for cell in filter(lambda c: c.public, nb.exported):
+            for node in definitions(cell):
+                if isinstance(node, ast.ClassDef):
+                    continue
+                bare = [arg.arg for arg in parameters(node) if arg.annotation is None]
+                bare += ["its result"] if node.returns is None else []
+                found += [nb.at(cell, f"{node.name}: no type for {', '.join(bare)}")] if bare else []
+    return found
+
+
+def parameters(node):
+    "The parameters of a function, starred ones left out"
+    return [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+
+
+def uncommented_parameters(notebooks):
+    "A parameter of a public function without its comment (meaning, unit) on the same line"
+    found = []
+    for nb in notebooks:
+        for cell in filter(lambda c: c.public, nb.exported):
+            lines = cell.source.splitlines()
+            for node in definitions(cell):
+                if isinstance(node, ast.ClassDef):
+                    continue
+                bare = [a.arg for a in parameters(node) if "#" not in lines[(a.end_lineno or 1) - 1]]
+                found += [nb.at(cell, f"{node.name}: no comment beside {', '.join(bare)}")] if bare else []
+    return found
+
+
+def unexplained_skips(notebooks):
+    "`eval: false`, `skip_exec` or `.notest` without its reason"
+    found = []
+    for nb in notebooks:
+        for cell in nb.cells:
+            near = [c.source for c in nb.cells[max(cell.place - 1, 0):cell.place + 2] if c.kind == "markdown"]
+            remarks = re.findall(r"#(?!\s*\|)(.*)$", cell.source, re.M) if cell.kind != "markdown" else []
+            skipped = "eval: false" in cell.marks or (
+                cell.kind == "raw" and re.search(r"skip_exec:\s*true", cell.source, re.I))
+            if skipped and not SKIP_REASON.search(" ".join(near + remarks)):
+                found.append(nb.at(cell, "not run, and neither the cell nor the text beside it says why"))
+        if (silent := nb.path.with_name(".notest")).exists() and not silent.read_text().strip():
+            found.append(f"{silent}: says no reason")
+    return sorted(set(found))
+
+
+def large_notebooks(notebooks):
+    "A notebook over 400 kB"
+    return [f"{nb.path.name}: {size // 1000} kB, at most {LARGEST_NOTEBOOK // 1000}"
+            for nb in notebooks if (size := nb.path.stat().st_size) > LARGEST_NOTEBOOK]
+
+
+def stored_errors(notebooks):
+    "An error among the stored outputs"
+    return [nb.at(cell, f"stored error {output.get('ename', '')}")
+            for nb in notebooks for cell in nb.cells for output in cell.outputs
+            if output["output_type"] == "error"]
+
+
+def widget_state(notebooks):
+    "Widget state stored in a notebook"
+    found = [f"{nb.path.name}: widget state in its metadata" for nb in notebooks if "widgets" in nb.metadata]
+    return found + [nb.at(cell, f"stored {kind}")
+                    for nb in notebooks for cell in nb.cells for output in cell.outputs
+                    for kind in output.get("data", {}) if kind.startswith("application/vnd.jupyter.widget")]
+
+
+def idle_tales(notebooks):
+    "A notebook of a folder (tutorial, explanation, ...) that exports"
+    return [nb.at(cell, "a notebook without a number exports nothing") for nb in notebooks
+            for cell in nb.exported if not nb.number or nb.path.parent.name in (
+                "tutorials", "how-to", "explanations", "studies")]
+
+
+# ---------------------------------------------------------------- order and walls
+
+def floor_breaks(notebooks):
+    "An exported import of a room that does not stand lower"
+    levels = dict(FLOORS) | {nb.module: nb.number for nb in notebooks if nb.module and nb.number}
+    found = []
+    for nb in filter(lambda n: n.module and n.number, notebooks):
+        for cell in nb.exported:
+            for module, names, _ in imported(cell.tree):
+                for room in rooms(module, names):
+                    if room not in levels:
+                        found.append(nb.at(cell, f"imports {room}, which is no room"))
+                    elif floor(levels[room]) >= floor(nb.number):
+                        found.append(nb.at(cell, f"imports {room} ({levels[room]}), which does not stand lower"))
+    return found
+
+
+def wall_breaks(notebooks):
+    "A room that imports what its walls keep out"
+    found = []
+    for nb in filter(lambda n: n.module and n.number, notebooks):
+        for cell in nb.exported:
+            for module, names, _ in imported(cell.tree):
+                found += [nb.at(cell, f"imports {module}: {why}") for why in walls(nb.number, module, names)]
+    return found
+
+
+def walls(number, module, names):
+    "The walls that one import of the room `number` breaks"
+    top = module.split(".")[0]
+    if "*" in names:
+        yield "star import"
+    if number == "01c":
+        yield "costs import nothing"
+    if number in ("02", "03", "04"):
+        known = top in sys.stdlib_module_names | {"torch", "hybrid_ssm", "safetensors"}
+        if not known or top in ("datetime", "calendar", "time"):
+            yield "model rooms know torch only"
+    if number == "04c" or number.startswith("06"):
+        if top == "torch":
+            yield "this room never imports torch"
+    if top in ("matplotlib", "seaborn") and number != "06b":
+        yield "only 06b draws"
+    if top == "ipywidgets" and number != "12":
+        yield "only 12 imports ipywidgets"
+    if touches(module, names, NETWORK) and number not in ("00", "10"):
+        yield "only 00 and 10 touch the network"
+    if top in AUTHOR_ONLY:
+        yield "needed by authors only"
+
+
+def hidden_torch(notebooks):
+    "A torch-free room (04c, 06*) that reaches torch through the rooms it imports"
+    links, torch = {}, set()
+    for nb in filter(lambda n: n.module, notebooks):
+        links[nb.module] = set()
+        for module, names, node in (i for cell in nb.exported for i in imported(cell.tree)):
+            links[nb.module] |= set(rooms(module, names))
+            if module.split(".")[0] == "torch" and node.col_offset == 0:
+                torch.add(nb.module)
+    found = []
+    for nb in filter(lambda n: n.module and (n.number == "04c" or n.number.startswith("06")), notebooks):
+        reach, todo = set(), [nb.module]
+        while todo:
+            room = todo.pop()
+            todo += [] if room in reach else list(links.get(room, ()))
+            reach.add(room)
+        found += [f"{nb.path.name}: reaches torch through {room}" for room in sorted(reach & torch)]
+    return found
+
+
+def heavy_imports(notebooks):
+    "A heavy library imported when the module is, not inside the function that needs it"
+    return [nb.at(cell, f"imports {module} at the top; do it inside the function that needs it")
+            for nb in notebooks for cell in nb.exported for module, _, node in imported(cell.tree)
+            if node.col_offset == 0 and module.split(".")[0] in HEAVY]
+
+
+def leak_idioms(notebooks):
+    "An exported cell that fills backwards or centres a window"
+    found = []
+    for nb in notebooks:
+        for cell in nb.exported:
+            for node in ast.walk(cell.tree):
+                if isinstance(node, ast.Attribute) and node.attr in ("bfill", "backfill"):
+                    found.append(nb.at(cell, "fills backwards"))
+                if isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant) and (
+                        (node.arg == "center" and node.value.value is True)
+                        or (node.arg == "method" and node.value.value in ("bfill", "backfill"))):
+                    found.append(nb.at(cell, f"{node.arg}={node.value.value!r} looks ahead"))
+    return found
+
+
+def pickles(tree):
+    "The ways in which code below `tree` would run code from a data file"
+    for module, names, _ in imported(tree):
+        if touches(module, names, {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}):
+            yield f"imports {module}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            owner = node.value.id if isinstance(node.value, ast.Name) else ""
+            if (owner, node.attr) in {("torch", "load"), ("torch", "save"), ("joblib", "load"), ("joblib", "dump")} \
+                    or node.attr in ("to_pickle", "read_pickle"):
+                yield f"uses {owner or '...'}.{node.attr}"
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and getattr(node.value, "value", 1) is True:
+            yield "allow_pickle=True"
+
+
+def pickled(notebooks):
+    "A notebook that reads or writes pickles"
+    return [nb.at(cell, how) for nb in notebooks for cell in nb.cells if cell.kind == "code"
+            for how in pickles(cell.tree)]
+
+
+# ---------------------------------------------------------------- the repository around the notebooks
+
+def project_files(root):
+    "The text files of the project, whether or not git knows them yet"
+    kept = {".py", ".ipynb", ".md", ".toml", ".ini", ".txt", ".yml", ".yaml", ".css", ".in", ".cfg", ""}
+    out = {".git", ".venv", "runs", "_docs", "_proc", "build", "dist", "__pycache__", ".pytest_cache",
+           ".ipynb_checkpoints", "README_files", ".quarto"}
+    return [p for p in sorted(Path(root).rglob("*")) if p.is_file() and p.suffix in kept
+            and not any(part in out or part.endswith(".egg-info") for part in p.relative_to(root).parts)]
+
+
+def machine_paths(root):
+    "A file that names a folder or a process of the machine it was written on"
+    return [f"{path.relative_to(root)}:{number}: {match[0]!r}"
+            for path in project_files(root)
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+            if (match := MACHINE_PATH.search(line))]
+
+
+def pickled_modules(root):
+    "Code outside the notebooks that reads or writes pickles (tests may plant some)"
+    return [f"{path.relative_to(root)}: {how}" for path in project_files(root)
+            if path.suffix == ".py" and path.relative_to(root).parts[0] != "tests"
+            for how in pickles(ast.parse(path.read_text(encoding="utf-8")))]
+
+
+def out_of_step(root, scratch):
+    "Generated modules that differ from what the notebooks export today"
+    root, scratch = Path(root), Path(scratch)
+    for nb in read_all(root / "nbs"):
+        target = scratch / nb.path.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(nb.path, target)
+    (scratch / "hybrid_ssm").mkdir(exist_ok=True)
+    (scratch / "nbs").mkdir(exist_ok=True)
+    for name in ("settings.ini", "hybrid_ssm/__init__.py"):
+        shutil.copy(root / name, scratch / name)
+    code = "from nbdev.doclinks import nbdev_export; nbdev_export.__wrapped__()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=scratch, capture_output=True, text=True)
+    if done.returncode:
+        return [f"nbdev_export failed: {done.stderr[-500:]}"]
+    here, fresh = ({p.name: p.read_text(encoding="utf-8") for p in (folder / "hybrid_ssm").glob("*.py")}
+                   for folder in (root, scratch))
+    by_hand = {"__main__.py"} - set(fresh)  # the doorstep of `python -m`, too small for a notebook
+    return [f"hybrid_ssm/{name} is out of step with the notebooks: run `make prepare`"
+            for name in sorted(set(here) | set(fresh)) if name not in by_hand and here.get(name) != fresh.get(name)]
+
+
+def load_tool(path):
+    "The script at `path` as a module"
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def stale_readme(root, tool):
+    "README.md and its pictures against what nbs/index.ipynb gives"
+    root = Path(root)
+    body, pictures = tool.readme(root / "nbs" / "index.ipynb")
+    path = root / "README.md"
+    stale = [] if path.exists() and path.read_text(encoding="utf-8") == body else ["README.md"]
+    stale += [name for name, content in pictures.items()
+              if not (root / name).exists() or (root / name).read_bytes() != content]
+    return [f"{name} is out of step with nbs/index.ipynb: run `make prepare`" for name in stale]
+
+
+def restless(root, tool):
+    "A notebook that `make prepare` would change"
+    found = []
+    for nb in read_all(Path(root) / "nbs"):
+        raw = nb.path.read_text(encoding="utf-8")
+        name = nb.path.relative_to(Path(root) / "nbs").with_suffix("").as_posix()
+        still = json.dumps(tool.still_notebook(json.loads(raw), name), indent=1, ensure_ascii=False, sort_keys=True)
+        found += [] if still + "\n" == raw else [f"{nb.path.name} is not at rest: run `make prepare`"]
+    return found
+
+
+def undeclared(root):
+    "A library that an exported module imports and no requirement or extra of settings.ini names"
+    import configparser
+    config = configparser.ConfigParser(delimiters=["="])
+    config.read(Path(root) / "settings.ini", encoding="utf-8")
+    facts = config["DEFAULT"]
+    words = " ".join(facts[key] for key in facts if key.endswith("requirements") and key != "dev_requirements").split()
+    named = {re.split(r"[<>=!~\[;]", word)[0].lower().replace("-", "_") for word in words}
+    called = {"talib": "ta_lib", "alpaca": "alpaca_py", "sklearn": "skfolio", "IPython": "ipywidgets",
+              "statsmodels": "arch", "prometheus_client": "prometheus_client"}
+    found = []
+    for path in sorted((Path(root) / "hybrid_ssm").glob("*.py")):
+        for module, _, _ in imported(ast.parse(path.read_text(encoding="utf-8"))):
+            top = module.split(".")[0]
+            if top not in sys.stdlib_module_names | {"hybrid_ssm", "__future__"}:
+                if called.get(top, top).lower() not in named:
+                    found.append(f"{path.name} imports {top}, which settings.ini does not name")
+    return sorted(set(found))
+
+
+NOTEBOOK_GATES = (long_cells, long_lines, crowded_cells, mixed_cells, unproved, bad_docstrings, untyped,
+                  uncommented_parameters, unexplained_skips, large_notebooks, stored_errors, widget_state,
+                  idle_tales, floor_breaks, wall_breaks, hidden_torch, heavy_imports, leak_idioms, pickled)
