@@ -10,6 +10,7 @@ from typing import NamedTuple
 from itertools import cycle, islice
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from .ssm import ConfigError
 
 # %% ../nbs/03_attention.ipynb #d01f6f8b
@@ -26,13 +27,16 @@ def lag_bias(
     return (-over(slope) * (age / w)).masked_fill((age < 0) | (age >= w), UNSEEN)
 
 # %% ../nbs/03_attention.ipynb #032ce641
-def _attend(q, k, v, bias, observed):
-    "Softmax attention of one block; a row that may see nothing gives zero"
-    S = (q @ k.mT).add_(bias)                                 # (b, head, i, j)
-    if observed is None: return S.softmax(-1) @ v
-    S = S.masked_fill_(~observed[:, None, None], UNSEEN)
-    seen = (observed[:, None, None] & (bias > UNSEEN)).any(-1, keepdim=True)
-    return (S.softmax(-1) * seen) @ v
+def _hide(q, k, observed):
+    "One more coordinate, in which a session that may not be seen is infinitely far away"
+    if observed is None: return q, k
+    away = (~observed).to(k)[:, None, :, None].expand(*k.shape[:3], 1) * UNSEEN
+    return torch.cat([q, torch.ones_like(q[..., :1])], -1), torch.cat([k, away], -1)
+
+def _any_seen(observed, l, window):
+    "Whether each of the last `l` sessions has anything in its window (b, 1, l, 1)"
+    count = F.pad(observed.cumsum(1), (max(window, 1), 0))  # (b, window + past + l)
+    return (count[:, -l:] > count[:, -l - window:count.shape[1] - window])[:, None, :, None]
 
 def windowed_attention(
     q:Tensor, # queries, scaled (b, head, l, p)
@@ -45,6 +49,7 @@ def windowed_attention(
 )->Tensor: # memory (b, head, l, p)
     "Causal attention over a window, in blocks of queries with sliced keys"
     l, past = q.shape[2], k.shape[2] - q.shape[2]
+    q, k = _hide(q, k, observed)
     sizes = [past] * bool(past) + [block] * (l // block) + [l % block] * bool(l % block)
     ends = torch.tensor(sizes).cumsum(0).tolist()
     ks, vs = k.split(sizes, 2), v.split(sizes, 2)
@@ -53,11 +58,12 @@ def windowed_attention(
         start = ends[i] - sizes[i]
         j = next(j for j in range(i + 1) if ends[j] > start - window + 1)  # first reachable block
         first = ends[j] - sizes[j]
-        age = torch.arange(start, ends[i])[:, None] - torch.arange(first, ends[i])
-        bias = lag_bias(age.to(q), slope, window)
-        seen = None if observed is None else observed[:, first:ends[i]]
-        out.append(_attend(q_i, torch.cat(ks[j:i + 1], 2), torch.cat(vs[j:i + 1], 2), bias, seen))
-    return torch.cat(out, 2)
+        t = torch.arange(first, ends[i], device=q.device, dtype=q.dtype)
+        bias = lag_bias(t[start - first:, None] - t, slope, window)             # (head, i, j)
+        S = (q_i @ torch.cat(ks[j:i + 1], 2).mT).add_(bias)                     # (b, head, i, j)
+        out.append(S.softmax(-1) @ torch.cat(vs[j:i + 1], 2))                   # (b, head, i, p)
+    m = torch.cat(out, 2)
+    return m if observed is None else m * _any_seen(observed, l, window)
 
 # %% ../nbs/03_attention.ipynb #8671d832
 def attention_map(
@@ -135,7 +141,7 @@ class _Reading(_Projected):
         past, W = cache.ordered(), self.windows[-1]
         k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
         seen = torch.cat([past[2], observed], 1)
-        keep = AttentionCache(k[:, :, -W:], v[:, :, -W:], seen[:, -W:],
+        keep = AttentionCache(k[:, :, -W:].clone(), v[:, :, -W:].clone(), seen[:, -W:].clone(),
                               torch.zeros_like(cache.oldest))
         return self._blocks(q, k, v, seen), keep
 
@@ -144,7 +150,9 @@ class _Reading(_Projected):
         W = self.windows[-1]
         age = ((now - torch.arange(W, device=now.device)) % W).to(q)
         bias = lag_bias(age, self.slope, self.window)[:, None]  # (head, 1, W)
-        m = _attend(q, cache.keys, cache.values, bias, cache.observed)  # (b, head, 1, p)
+        seen = cache.observed[:, None, None] & (bias > UNSEEN)  # (b, head, 1, W)
+        S = (q @ cache.keys.mT + bias).masked_fill(~seen, UNSEEN)
+        m = (S.softmax(-1) * seen.any(-1, keepdim=True)) @ cache.values
         return m.transpose(1, 2).flatten(2), cache
 
 # %% ../nbs/03_attention.ipynb #604d84dd

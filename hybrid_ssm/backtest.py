@@ -93,7 +93,7 @@ def _tape(weights, bars, fill):
     roll = np.zeros_like(returns)
     if "roll" in bars.extras:
         roll = bars.extras["roll"].reindex(**grid).fillna(0).to_numpy(dtype=float)
-    return _Tape(before, after, target, tradable, roll)
+    return _Tape(*map(np.ascontiguousarray, (before, after, target, tradable, roll)))
 
 # %% ../nbs/06_backtest.ipynb #3abcfb52
 class RuinError(ValueError):

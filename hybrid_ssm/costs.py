@@ -68,15 +68,16 @@ def square_root_impact(
 
 # %% ../nbs/01c_costs.ipynb #017f8ac6
 def instrument_costs(
-    bars, # Bars, with an instrument table
-    costs=None, # one-way fraction of notional for all, a Series by symbol, or None = instrument table
-): # pandas Series by symbol; raises DataError naming symbols without a usable cost
+    bars:_Array, # Bars, with an instrument table
+    costs:_Array=None, # one-way fraction for all, a Series by symbol, or None = instrument table
+)->_Array: # pandas Series by symbol; raises DataError naming symbols without a usable cost
     "One-way cost per unit of notional, symbol by symbol."
     from hybrid_ssm.data import DataError
     table = bars.instruments["cost_fraction"].astype(float)
-    if costs is not None:
-        table = costs.reindex(table.index) if hasattr(costs, "reindex") else table * 0 + float("nan")
-        table = table if hasattr(costs, "reindex") else table.fillna(float(costs))
+    if hasattr(costs, "reindex"):
+        table = costs.reindex(table.index)
+    elif costs is not None:
+        table = (table * 0).fillna(0.) + float(costs)
     bad = table[~((table >= 0) & (table < 1))]
     if len(bad):
         raise DataError(

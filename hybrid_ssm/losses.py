@@ -38,7 +38,8 @@ def net_gains(
 )->Tensor: # (b, l): gain net of cost, NaN where the target is
     "Volatility-scaled gain of each position after paying for the change of position."
     before = torch.cat([torch.zeros_like(position[:, :1]), position[:, :-1]], 1)  # (b, l)
-    return position * target - cost_of(position - before, cost)
+    gain = position * target.nan_to_num() - cost_of(position - before, cost)
+    return torch.where(target.isnan(), float("nan"), gain)
 
 # %% ../nbs/04b_losses.ipynb #fe9f6449
 def sharpe_loss(

@@ -268,6 +268,19 @@ def _paired(a, b):
                               "to compare")
     return pairs
 
+
+def _influence(pairs):
+    ratio = pairs.mean(0) / pairs.std(0)
+    z = pairs / pairs.std(0) - ratio
+    pull = z - ratio / 2 * (z**2 - 1)  # how far one session moves a Sharpe ratio
+    return pull[:, 0] - pull[:, 1]
+
+
+def _gap(moments, n, periods):
+    mean, square = moments[..., :2], moments[..., 2:]
+    ratio = mean / np.sqrt((square - mean**2) * n / (n - 1)) * sqrt(periods)
+    return ratio[..., 0] - ratio[..., 1]
+
 # %% ../nbs/06a_metrics.ipynb #ab79a12b
 def sharpe_difference(
     a:BacktestResult|pd.Series, # books, or net returns
@@ -280,13 +293,13 @@ def sharpe_difference(
     "Paired difference of two Sharpe ratios by the stationary block bootstrap."
     from arch.bootstrap import StationaryBootstrap, optimal_block_length
     pairs = _paired(a, b)
-    length = optimal_block_length(np.column_stack([pairs, np.abs(pairs)]))["stationary"]
-    block = float(np.clip(length.max(), 1., len(pairs) / 4))
-
-    def gap(x):
-        ratio = x.mean(0) / x.std(0, ddof=1) * sqrt(periods)
-        return ratio[0] - ratio[1]
-
-    draws = StationaryBootstrap(block, pairs, seed=seed).apply(gap, n_boot)[:, 0]
+    moves, n = _influence(pairs), len(pairs)
+    length = optimal_block_length(moves)["stationary"].iloc[0] if moves.any() else 1.
+    block = float(np.clip(length, 1., n / 4))
+    moments = np.column_stack([pairs, pairs**2])
+    draw = StationaryBootstrap(block, pairs, seed=seed).update_indices
+    times = (np.bincount(draw(), minlength=n) for _ in range(n_boot))  # how often each session
+    draws = _gap(np.array([count @ moments for count in times]) / n, n, periods)
     low, high = np.quantile(draws, [.5 - level / 2, .5 + level / 2])
-    return Difference(float(gap(pairs)), float(low), float(high), level, block)
+    value = float(_gap(moments.mean(0), n, periods))
+    return Difference(value, float(low), float(high), level, block)

@@ -36,7 +36,7 @@ class Fold:
 
     def __str__(self):
         parts = ('{} {:%Y-%m-%d} .. {:%Y-%m-%d} ({})'.format(p, *self.dates(p), len(getattr(self, p)))
-                 for p in ('train', 'valid', 'test'))
+                 for p in ('train', 'valid', 'test') if len(getattr(self, p)))
         return f'fold {self.number}: ' + ', '.join(parts)
 
     def _repr_html_(self):

@@ -4,6 +4,8 @@ Each is shown a planted violation in test_gates.py. They know the notebooks by n
 functions judge this repository and a folder of planted ones.
 """
 import ast
+import builtins
+import importlib
 import importlib.util
 import json
 import re
@@ -196,6 +198,64 @@ def mixed_cells(notebooks):
     return [nb.at(cell, "imports and other code in one cell")
             for nb in notebooks for cell in nb.exported
             if len({isinstance(node, kinds) for node in cell.tree.body}) == 2]
+
+
+def stranded_cells(notebooks):
+    "A cell that the documentation runs (any with an import) but that needs a cell which it does not run"
+    found = []
+    for nb in filter(lambda n: n.module, notebooks):
+        known = set(dir(builtins)) | {"display", "get_ipython", "show_doc"}
+        for cell in filter(lambda c: c.kind == "code" and "eval: false" not in c.marks, nb.cells):
+            brought = list(imported(cell.tree))
+            if not (cell.exported or brought):
+                continue
+            known |= bound(cell.tree, inside=False)
+            for module, names, _ in brought:
+                known |= star_names(module) if "*" in names else set()
+            lost = sorted(needed(cell.tree) - known - bound(cell.tree))
+            found += [nb.at(cell, f"imports, so the documentation runs it, but {', '.join(lost)} will be missing: "
+                            "put the import into a cell of its own")] if lost else []
+    return found
+
+
+def bound(tree, inside=True):
+    "Names that code below `tree` gives a meaning to; `inside=False` leaves out what stays in an inner scope"
+    scopes = ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp, \
+        ast.DictComp, ast.GeneratorExp
+    found, todo = set(), [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            found.add(node.id)
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
+        elif getattr(node, "name", None):
+            found.add(node.name)
+        if inside or not isinstance(node, scopes):
+            todo += ast.iter_child_nodes(node)
+    return found
+
+
+def needed(tree):
+    "Names that running `tree` looks up; bodies of functions wait until they are called"
+    found, todo = set(), [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            found.add(node.id)
+        if isinstance(node, ast.FunctionDef):
+            todo += node.decorator_list
+        else:
+            todo += ast.iter_child_nodes(node)
+    return found
+
+
+def star_names(module):
+    "What `from module import *` brings"
+    loaded = importlib.import_module(module)
+    return set(getattr(loaded, "__all__", [name for name in dir(loaded) if name[0] != "_"]))
 
 
 def unproved(notebooks):
@@ -506,7 +566,7 @@ def undeclared(root):
     words = " ".join(facts[key] for key in facts if key.endswith("requirements") and key != "dev_requirements").split()
     named = {re.split(r"[<>=!~\[;]", word)[0].lower().replace("-", "_") for word in words}
     called = {"talib": "ta_lib", "alpaca": "alpaca_py", "sklearn": "skfolio", "IPython": "ipywidgets",
-              "statsmodels": "arch", "prometheus_client": "prometheus_client"}
+              "statsmodels": "arch", "PIL": "matplotlib", "prometheus_client": "prometheus_client"}
     found = []
     for path in sorted((Path(root) / "hybrid_ssm").glob("*.py")):
         for module, _, _ in imported(ast.parse(path.read_text(encoding="utf-8"))):
@@ -517,6 +577,6 @@ def undeclared(root):
     return sorted(set(found))
 
 
-NOTEBOOK_GATES = (long_cells, long_lines, crowded_cells, mixed_cells, unproved, bad_docstrings, untyped,
-                  uncommented_parameters, unexplained_skips, large_notebooks, stored_errors, widget_state,
+NOTEBOOK_GATES = (long_cells, long_lines, crowded_cells, mixed_cells, stranded_cells, unproved, bad_docstrings,
+                  untyped, uncommented_parameters, unexplained_skips, large_notebooks, stored_errors, widget_state,
                   idle_tales, floor_breaks, wall_breaks, hidden_torch, heavy_imports, leak_idioms, pickled)

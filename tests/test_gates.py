@@ -58,6 +58,10 @@ VIOLATIONS = {  # gate -> [(name, cells, metadata)], each of which must make it 
     gates.long_lines: [("01_room", ["#| export\nx = '" + "a" * 100 + "'"], {})],
     gates.crowded_cells: [("01_room", ["#| export\ndef one(): return 1\ndef two(): return 2"], {})],
     gates.mixed_cells: [("01_room", ["#| export\nimport numpy as np\nPI = np.pi"], {})],
+    gates.stranded_cells: [
+        ("01_room", ["#| default_exp room", "prices = [1.]", "import math\nmath.sqrt(prices[0])"], {}),
+        ("01_room", ["#| default_exp room", "#| export\ndef f(x): return x", "x = 1.",
+                     "import math\nmath.sqrt(x)"], {})],
     gates.unproved: [("01_room", ["## One", UNIT, "## Two", SHOWN], {}),
                      ("01_room", ["## One", SHOWN, UNIT], {}),
                      ("01_room", ["## One", UNIT, "A word about `one`."], {})],

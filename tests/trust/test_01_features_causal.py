@@ -1,0 +1,145 @@
+"""Row 1: features do not see the future. Every row x every feature, truncation, difference exactly 0."""
+import warnings
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hybrid_ssm.data import Bars
+from hybrid_ssm.features import FEATURES, FeaturePanel, compute_features, fit_scaler
+
+EVERY = tuple(FEATURES)
+LONGEST = max(f.warm_up for f in FEATURES.values())
+
+
+def small_panel(sessions, seed=0):
+    "Three symbols with every input; one misses sessions, one lists late, prices stand still at times."
+    rng, shape = np.random.default_rng(seed), (sessions, 3)
+    frame = lambda v: pd.DataFrame(v, pd.bdate_range("2015-01-01", periods=sessions), list("ABC"))
+    r = .01 * (rng.standard_t(4, shape) + rng.standard_t(4, (sessions, 1))) * (rng.random(shape) > .05)
+    close = 50 * np.exp(np.cumsum(r, 0))
+    open_ = close * np.exp(-r * rng.random(shape))
+    high = np.maximum(open_, close) * np.exp(.004 * rng.random(shape))
+    low = np.minimum(open_, close) * np.exp(-.004 * rng.random(shape))
+    volume, carry = np.exp(12 + rng.normal(size=shape)), .02 * rng.normal(size=shape)
+    hole = np.zeros(shape, bool)
+    hole[:, 1], hole[:9, 2] = rng.random(sessions) < .02, True
+    o, h, l, c, v, k = (frame(np.where(hole, np.nan, a)) for a in (open_, high, low, close, volume, carry))
+    return Bars(close=c, open=o, high=h, low=l, volume=v, extras={"carry": k})
+
+
+def same_bits(now, later):
+    "Equal to the last bit, not a number equal to not a number."
+    return (now.view(np.uint32) == later.view(np.uint32)) | (np.isnan(now) & np.isnan(later))
+
+
+def poison(bars, cut, kind, rng):
+    "Everything from position `cut` on replaced by nonsense."
+    def spoil(frame):
+        later = frame.iloc[cut:]
+        new = {"nan": later * np.nan, "huge": later * 0 + 1e9,
+               "shuffle": later.iloc[rng.permutation(len(later))]}[kind]
+        return pd.concat([frame.iloc[:cut], new.set_axis(later.index)])
+    columns = {n: spoil(getattr(bars, n)) for n in ("close", "open", "high", "low", "volume")}
+    return Bars(**columns, extras={k: spoil(v) for k, v in bars.extras.items()})
+
+
+def guard_truncation(compute, bars, cuts=None):
+    "Cut the bars after each row: what was computed before must be the same bits. Returns how many."
+    whole, compared = compute(bars), 0
+    seen = np.zeros(len(whole.names), bool)
+    for cut in cuts if cuts is not None else range(1, len(bars.sessions)):
+        now = compute(bars.upto(bars.sessions[cut - 1]))
+        same = same_bits(now.values, whole.values[:cut])
+        wrong = sorted({whole.names[f] for f in np.flatnonzero(~same.all((0, 1)))})
+        assert not wrong, f"cut after {bars.sessions[cut - 1]:%Y-%m-%d}: {wrong} change with later rows"
+        seen |= now.observed.any((0, 1))
+        compared += same.size
+    assert seen.all(), f"never observed, so never tested: {[n for n, s in zip(whole.names, seen) if not s]}"
+    return compared
+
+
+def guard_poison(compute, bars, cuts):
+    "Spoil the later rows: the earlier values must be the same bits."
+    whole, rng = compute(bars), np.random.default_rng(0)
+    for cut in cuts:
+        for kind in ("nan", "huge", "shuffle"):
+            now = compute(poison(bars, cut, kind, rng)).values[:cut]
+            assert same_bits(now, whole.values[:cut]).all(), f"{kind} after row {cut} is seen before it"
+
+
+def planted(function, bars, name="return_21", cross_section=False, lag=0):
+    "`compute_features` with the function of one feature replaced by a defect."
+    honest = FEATURES[name]
+    FEATURES[name] = replace(honest, function=function, cross_section=cross_section, lag=lag)
+    try:
+        return compute_features(bars, (name,))
+    finally:
+        FEATURES[name] = honest
+
+
+def centred(history):
+    return pd.Series(history.level).rolling(21, center=True).mean().to_numpy()
+
+
+def whole_sample(history):
+    level = pd.Series(history.level)
+    return ((level - level.mean()) / level.std()).to_numpy()
+
+
+def filled_from_behind(history):
+    return pd.Series(history.level).shift(-1).ffill().to_numpy()
+
+
+def scaled_by(until, bars):
+    "Features of closes, scaled with statistics up to `until(panel)`."
+    panel = compute_features(bars, ("return_21", "rsi_14"))
+    values = fit_scaler(panel, until(panel)).transform(panel).values
+    return FeaturePanel(values, np.isfinite(values), panel.names, panel.sessions, panel.symbols)
+
+
+def groups():
+    "All features, in groups of similar memory, so that each meets a panel just long enough for it."
+    bounds = (0, 128, 256, LONGEST)
+    warm_up = {n: f.warm_up for n, f in FEATURES.items()}
+    return [tuple(n for n in EVERY if a < warm_up[n] <= b) for a, b in zip(bounds, bounds[1:])]
+
+
+@pytest.mark.parametrize("names", groups(), ids=["month", "year", "longer"])
+def test_every_row_of_every_feature(names, capsys):
+    assert sorted(sum(groups(), ())) == sorted(EVERY)  # none is left out
+    bars = small_panel(max(FEATURES[n].warm_up for n in names) + 25)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing is masked for want of an input
+        compared = guard_truncation(partial(compute_features, names=names), bars)
+    with capsys.disabled():
+        print(f" {len(bars.sessions) - 1} cuts x {len(names)} features x 3 symbols: "
+              f"{compared:,} values, 0 changed", end=" ")
+
+
+def test_poisoned_future():
+    bars = small_panel(LONGEST + 25)
+    guard_poison(partial(compute_features, names=EVERY), bars, (70, 300, LONGEST + 10))
+
+
+def test_scaler_of_the_past_is_causal():
+    bars = small_panel(200)
+    guard_truncation(partial(scaled_by, lambda panel: bars.sessions[99]), bars, range(150, 200))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_every_row_of_longer_panels(seed):
+    guard_truncation(partial(compute_features, names=EVERY), small_panel(1000, seed + 1))
+
+
+def test_planted_defects(mutants):
+    bars = small_panel(160)
+    for name, function in (("centred rolling", centred), ("z-score of the whole sample", whole_sample),
+                           ("tomorrow's price", filled_from_behind)):
+        mutants.kill(1, name, partial(guard_truncation, bars=bars), partial(planted, function))
+        mutants.kill(1, f"{name}, poisoned", partial(guard_poison, bars=bars, cuts=(120,)), partial(planted, function))
+    mutants.kill(1, "scaler fitted on all rows", partial(guard_truncation, bars=bars),
+                 partial(scaled_by, lambda panel: panel.sessions[-1]))

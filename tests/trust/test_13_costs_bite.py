@@ -1,0 +1,103 @@
+"""Row 13: costs bite. Net = gross - turnover x cost, on every leg, and more cost never leaves more money."""
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hybrid_ssm.backtest import backtest
+from hybrid_ssm.data import Bars
+
+COSTS = (0.0, 1e-4, 5e-4, 2e-3)
+FILLS = ("close", "next_close", "next_open")
+
+
+def case(seed):
+    "A random market with holes, and random targets; every third one is long only"
+    rng = np.random.default_rng(seed)
+    sessions, symbols = int(rng.integers(2, 60)), int(rng.integers(1, 8))
+    days = pd.bdate_range("2015-01-01", periods=sessions)
+    names = [f"S{i}" for i in range(symbols)]
+    close = pd.DataFrame(np.exp(rng.normal(0, 0.02, (sessions, symbols)).cumsum(0)), days, names)
+    close = close.mask(rng.random(close.shape) < rng.choice([0.0, 0.2]))
+    bars = Bars(close=close, open=close * np.exp(rng.normal(0, 0.01, close.shape)))
+    weights = pd.DataFrame(rng.normal(0, 0.5 / symbols, close.shape), days, names)
+    if seed % 3 == 0:
+        weights = weights.abs()
+    return weights, bars, FILLS[seed % 3] if close.notna().any().all() else "close"
+
+
+def check(implementation, seeds):
+    "The books of `implementation` charge what they say, and charge it everywhere"
+    everything = 0.0
+    for seed in seeds:
+        weights, bars, fill = case(seed)
+        books = [implementation(weights, bars, costs=cost, fill=fill) for cost in COSTS]
+        for cost, book in zip(COSTS, books):
+            traded = book.trades.abs().sum(axis=1)
+            assert np.allclose(book.turnover, traded, rtol=0, atol=1e-12), "turnover is not traded"
+            paid = book.gross_returns - book.net_returns
+            assert np.allclose(paid, book.turnover * cost, rtol=0, atol=1e-9), (
+                f"seed {seed}: net is not gross - turnover x {cost}")
+            equity = (1 + book.net_returns).cumprod()
+            assert np.allclose(book.equity, equity, rtol=0, atol=1e-9), "equity is not compounded"
+        ends = [book.equity.iloc[-1] for book in books]
+        assert all(a >= b - 1e-12 for a, b in zip(ends, ends[1:])), f"seed {seed}: not monotone"
+        everything += books[0].turnover.sum()
+        if books[0].turnover.sum() > 0:
+            assert ends[0] > ends[-1], f"seed {seed}: trading was free"
+    assert everything > 10 * len(seeds), "the cases hardly trade, so they prove nothing"
+
+
+def quick(implementation):
+    "60 random cases"
+    check(implementation, range(60))
+
+
+def entries_only(weights, bars, costs=None, fill="close"):
+    "Planted: a trade that makes the position smaller is free"
+    book = backtest(weights, bars, costs=costs, fill=fill)
+    larger = book.weights.abs() > book.weights.shift(fill_value=0.0).abs()
+    paid = book.trades.abs().where(larger, 0.0).sum(axis=1) * costs
+    net = book.gross_returns - paid
+    return replace(book, net_returns=net, costs=paid, equity=(1 + net).cumprod())
+
+
+def rebalancing_is_free(weights, bars, costs=None, fill="close"):
+    "Planted: turnover as the difference of two targets, as if held weights did not drift"
+    book = backtest(weights, bars, costs=costs, fill=fill)
+    turnover = weights.diff().fillna(weights).abs().sum(axis=1)
+    net = book.gross_returns - turnover * costs
+    return replace(book, net_returns=net, turnover=turnover, equity=(1 + net).cumprod())
+
+
+def test_costs_bite():
+    quick(backtest)
+
+
+@pytest.mark.slow
+def test_costs_bite_in_a_thousand_markets():
+    check(backtest, range(1000))
+
+
+@pytest.mark.parametrize("planted", [entries_only, rebalancing_is_free], ids=lambda f: f.__name__)
+def test_mutants(mutants, planted):
+    mutants.kill(13, planted.__doc__.removeprefix("Planted: "), quick, planted)
+
+
+def test_each_symbol_pays_its_own_cost():
+    weights, bars, _ = case(1)
+    own = pd.Series(np.linspace(1e-4, 2e-3, len(bars.symbols)), bars.symbols)
+    book = backtest(weights, bars, costs=own)
+    assert np.allclose(book.costs, (book.trades.abs() * own).sum(axis=1), rtol=0, atol=1e-12)
+
+
+def test_a_roll_costs_one_more_fraction():
+    weights, bars, _ = case(3)
+    rng = np.random.default_rng(0)
+    roll = pd.DataFrame(rng.integers(0, 2, bars.close.shape), bars.sessions, bars.symbols)
+    book = backtest(weights, replace(bars, extras={"roll": roll}), costs=1e-3)
+    plain = backtest(weights, bars, costs=1e-3)
+    assert book.rolled.sum() > 0 and book.equity.iloc[-1] < plain.equity.iloc[-1]
+    charged = 1e-3 * (book.turnover + book.rolled)
+    assert np.allclose(book.gross_returns - book.net_returns, charged, rtol=0, atol=1e-12)
