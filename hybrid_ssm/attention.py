@@ -38,6 +38,7 @@ def _any_seen(observed, l, window):
     count = F.pad(observed.cumsum(1), (max(window, 1), 0))  # (b, window + past + l)
     return (count[:, -l:] > count[:, -l - window:count.shape[1] - window])[:, None, :, None]
 
+# %% ../nbs/03_attention.ipynb #19c8a1b9
 def windowed_attention(
     q:Tensor, # queries, scaled (b, head, l, p)
     k:Tensor, # keys of the last `l` sessions and any before them (b, head, past + l, p)
@@ -65,7 +66,7 @@ def windowed_attention(
     m = torch.cat(out, 2)
     return m if observed is None else m * _any_seen(observed, l, window)
 
-# %% ../nbs/03_attention.ipynb #8671d832
+# %% ../nbs/03_attention.ipynb #e15b0eda
 def attention_map(
     q:Tensor, # queries, scaled (b, head, l, p)
     k:Tensor, # keys (b, head, l, p)
@@ -81,7 +82,7 @@ def attention_map(
     if observed is not None: seen = seen & observed[:, None, None]
     return S.masked_fill(~seen, UNSEEN).softmax(-1) * seen.any(-1, keepdim=True)
 
-# %% ../nbs/03_attention.ipynb #003fc681
+# %% ../nbs/03_attention.ipynb #7e9e7eb5
 class AttentionCache(NamedTuple):
     "The last `W` sessions of keys and values, in a ring"
     keys: Tensor      # (b, head, W, p)
@@ -95,14 +96,18 @@ class AttentionCache(NamedTuple):
             % self.observed.shape[1]
         return self.keys[:, :, i], self.values[:, :, i], self.observed[:, i]
 
-    def push(self, k:Tensor, v:Tensor, observed:Tensor)->'AttentionCache': # (b, head, 1, p) x 2, (b, 1)
+    def push(self,
+        k:Tensor, # key of one session (b, head, 1, p)
+        v:Tensor, # its value
+        observed:Tensor, # whether it may be seen (b, 1)
+    )->'AttentionCache': # a new cache; this one stays as it was
         "The cache after one more session"
         put = lambda ring, x, axis: ring.index_copy(axis, self.oldest, x)
         return AttentionCache(put(self.keys, k, 2), put(self.values, v, 2),
                               put(self.observed, observed, 1),
                               (self.oldest + 1) % self.observed.shape[1])
 
-# %% ../nbs/03_attention.ipynb #d8469e50
+# %% ../nbs/03_attention.ipynb #7e1adf76
 WINDOWS = 21, 63, 252, 252  # sessions: a month, a quarter, a year, a year
 
 def _check_windows(dim, num_heads, windows):
@@ -124,10 +129,11 @@ class _Projected(nn.Module):
         self.register_buffer('window', torch.tensor(self.windows), persistent=False)
 
     def project(self, u):
-        q, k, v = self.qkv(u).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(u).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous()
         return q * q.shape[-1] ** -.5, k, v  # 3 x (b, head, l, p)
 
-# %% ../nbs/03_attention.ipynb #7e1adf76
+# %% ../nbs/03_attention.ipynb #604d84dd
 class _Reading(_Projected):
     "The two ways through the layer: many sessions in blocks, one session from the ring"
     def _blocks(self, q, k, v, observed):
@@ -155,7 +161,7 @@ class _Reading(_Projected):
         m = (S.softmax(-1) * seen.any(-1, keepdim=True)) @ cache.values
         return m.transpose(1, 2).flatten(2), cache
 
-# %% ../nbs/03_attention.ipynb #604d84dd
+# %% ../nbs/03_attention.ipynb #9e399ba7
 class WindowedAttention(_Reading):
     "Causal attention with one window per head, in blocks or one session at a time"
     def __init__(self,

@@ -6,7 +6,6 @@
 __all__ = ['RuinError', 'BacktestResult', 'backtest']
 
 # %% ../nbs/06_backtest.ipynb #34889504
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .costs import cost_of, roll_cost
-from .data import Bars, DataError, nearest
+from .data import Bars, Costs, DataError, instrument_costs, nearest
 
 # %% ../nbs/06_backtest.ipynb #4e1baac9
 def _check_axes(weights, bars):
@@ -41,22 +40,7 @@ def _targets(weights, bars):
                         symbol=weights.columns[i], session=weights.index[t], value=values[t, i])
     return values
 
-# %% ../nbs/06_backtest.ipynb #8a9f267f
-def _fractions(costs, bars, symbols):
-    if costs is None:
-        table = bars.instruments
-        costs = table["cost_fraction"] if table is not None and "cost_fraction" in table else {}
-    if isinstance(costs, (Mapping, pd.Series)):
-        values = pd.Series(costs, dtype=float).reindex(symbols)
-    else:
-        values = pd.Series(float(costs), symbols)
-    for symbol, value in values[~(values >= 0) | np.isinf(values)].items():
-        raise DataError(f"cost fraction of '{symbol}' is {value}: give a finite number >= 0 as "
-                        "`costs` or in the column cost_fraction of the instrument table",
-                        symbol=symbol, column="cost_fraction", value=value)
-    return values.to_numpy()
-
-# %% ../nbs/06_backtest.ipynb #e72a21e7
+# %% ../nbs/06_backtest.ipynb #eb0173c1
 class _Tape(NamedTuple):
     "What the loop reads: arrays of sessions x symbols."
     before: np.ndarray  # return up to the fill
@@ -78,7 +62,7 @@ def _open_split(bars, returns, weights):
     after = (close / open_ - 1).fillna(0.).to_numpy()
     return (1 + returns) / (1 + after) - 1, after, (open_.notna() & close.notna()).to_numpy()
 
-# %% ../nbs/06_backtest.ipynb #d5cad9ad
+# %% ../nbs/06_backtest.ipynb #e72a21e7
 def _tape(weights, bars, fill):
     target = _targets(weights, bars)
     grid = dict(index=weights.index, columns=weights.columns)
@@ -95,7 +79,7 @@ def _tape(weights, bars, fill):
         roll = bars.extras["roll"].reindex(**grid).fillna(0).to_numpy(dtype=float)
     return _Tape(*map(np.ascontiguousarray, (before, after, target, tradable, roll)))
 
-# %% ../nbs/06_backtest.ipynb #3abcfb52
+# %% ../nbs/06_backtest.ipynb #9a5b7d3e
 class RuinError(ValueError):
     "The equity fell to zero or below, so that no weight is defined any more."
 
@@ -109,7 +93,7 @@ def _alive(
                         f"{session:%Y-%m-%d}: lower the weights (see RiskPolicy.max_gross)")
     return equity
 
-# %% ../nbs/06_backtest.ipynb #6f17aed8
+# %% ../nbs/06_backtest.ipynb #3abcfb52
 def _books(tape, fraction, sessions):
     n, shape = len(sessions), tape.target.shape
     gross, costs = np.zeros(n), np.zeros(n)
@@ -129,7 +113,7 @@ def _books(tape, fraction, sessions):
         held = weights[t] = position * (1 + tape.after[t]) / _alive(left + gain, sessions[t])
     return gross, costs, weights, trades, rolled
 
-# %% ../nbs/06_backtest.ipynb #5418175b
+# %% ../nbs/06_backtest.ipynb #6f17aed8
 class _Account:
     "The account in money and the display, shared by every `BacktestResult`."
 
@@ -166,7 +150,7 @@ class _Account:
                 f"times the equity a year<br><svg width='240' height='40'><polyline fill='none' "
                 f"stroke='#0072B2' points='{points}'/></svg>")
 
-# %% ../nbs/06_backtest.ipynb #c92a264e
+# %% ../nbs/06_backtest.ipynb #5418175b
 @dataclass(frozen=True, eq=False, repr=False)
 class BacktestResult(_Account):
     "The books of one strategy, session by session."
@@ -180,19 +164,19 @@ class BacktestResult(_Account):
     trades: pd.DataFrame  # signed change of weight at the fill
     fill: str = "close"  # 'close', 'next_close' or 'next_open'
 
-# %% ../nbs/06_backtest.ipynb #51d73975
+# %% ../nbs/06_backtest.ipynb #c92a264e
 def backtest(
     weights:pd.DataFrame, # targets decided at each close, sessions x symbols, no NaN
     bars:Bars, # prices of these symbols in these sessions
-    costs:float|Mapping|pd.Series|None=None, # one-way fraction; None = cost_fraction of the bars
+    costs:Costs=None, # one-way fraction; None = cost_fraction of the bars
     fill:str="close", # 'close', 'next_close' or 'next_open'
 )->BacktestResult: # raises DataError on bad weights or costs, RuinError where equity reaches 0
     "Run target weights through the market and keep the books, costs included."
     if fill not in ("close", "next_close", "next_open"):
         raise ValueError(f"fill={fill!r} is unknown: choose 'close', 'next_close' or 'next_open'")
-    fraction = _fractions(costs, bars, weights.columns)
-    days, names = weights.index, weights.columns
-    gross, cost, held, trades, rolled = _books(_tape(weights, bars, fill), fraction, days)
+    tape, days, names = _tape(weights, bars, fill), weights.index, weights.columns
+    fraction = instrument_costs(bars.select(list(names)), costs).to_numpy()
+    gross, cost, held, trades, rolled = _books(tape, fraction, days)
     series = dict(gross_returns=gross, net_returns=gross - cost, costs=cost,
                   turnover=np.abs(trades).sum(1), rolled=rolled.sum(1),
                   equity=np.cumprod(1 + gross - cost))

@@ -21,7 +21,7 @@ from .tmpseq import SequenceModel
 def tsmom(
     bars:Bars, # closes, or excess returns where closes are back-adjusted
     lookback:int=252, # own sessions of the symbol
-)->pd.DataFrame: # sessions x symbols in {-1, 0, 1}; NaN before `lookback` sessions and without a price
+)->pd.DataFrame: # sessions x symbols in {-1, 0, 1}; NaN before `lookback` and without a price
     "Time-series momentum: the sign of the past year's return (Moskowitz et al., 2012)."
     def one(level):
         own = level.dropna()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Day', 'Instruments', 'SAMPLE_SECTORS', 'SAMPLE_STOCKS', 'SAMPLE_INDICES', 'STOCK_COST', 'SURVIVORSHIP', 'PRICE_INDEX',
-           'DELISTED', 'Failure', 'DataError', 'nearest', 'MissingExtra', 'require', 'elapsed', 'Bars', 'validate',
-           'file_bars', 'sample_bars', 'session_gaps', 'yahoo_bars', 'load_bars']
+           'DELISTED', 'Costs', 'Failure', 'DataError', 'nearest', 'MissingExtra', 'require', 'elapsed', 'Bars',
+           'validate', 'file_bars', 'sample_bars', 'session_gaps', 'yahoo_bars', 'instrument_costs', 'load_bars']
 
 # %% ../nbs/00_data.ipynb #a8a08c55
 import datetime
@@ -15,7 +15,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -922,6 +922,28 @@ def yahoo_bars(
     return replace(bars, provenance=_yahoo_provenance(bars))
 
 # %% ../nbs/00_data.ipynb #e353f965
+Costs = float | Mapping | pd.Series | None  # for all symbols, by symbol, or from the table
+
+
+def instrument_costs(
+    bars:Bars, # with an instrument table
+    costs:Costs=None, # one-way fraction of notional; None = `cost_fraction` of the table
+)->pd.Series: # by symbol; raises DataError naming every symbol without a usable cost
+    "One-way cost per unit of notional, symbol by symbol."
+    if costs is None:
+        table = bars.instruments["cost_fraction"].astype(float)
+    elif isinstance(costs, (Mapping, pd.Series)):
+        table = pd.Series(costs, dtype=float).reindex(bars.symbols)
+    else:
+        table = pd.Series(float(costs), bars.symbols)
+    bad = table[~((table >= 0) & (table < 1))]
+    if len(bad):
+        remedy = "give a fraction in [0, 1) in the column cost_fraction or as `costs`"
+        raise DataError([Failure("no usable cost", symbol=s, column="cost_fraction", value=v,
+                                 remedy=remedy) for s, v in bad.items()])
+    return table
+
+# %% ../nbs/00_data.ipynb #8271265e
 def load_bars(
     symbols:Sequence[str]|str|None=None, # None = the source's default universe, or all of a file
     start:Day=None, # first day: 'YYYY-MM-DD', 'YYYY', a date

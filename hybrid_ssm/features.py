@@ -24,7 +24,7 @@ from .data import Bars, DataError, nearest
 # %% ../nbs/01_features.ipynb #6f3eed3f
 def rolling_sum(x:np.ndarray, # (n, ...) oldest first
                 window:int, # rows in a window, today included
-               )->np.ndarray: # (n, ...) NaN until the first full window and wherever a window holds a NaN
+               )->np.ndarray: # (n, ...) NaN until the window is full or where it holds one
     "Sum of the last `window` rows, each window added up on its own."
     out, m = np.full(x.shape, np.nan), len(x) - window + 1
     if m < 1: return out
@@ -64,7 +64,7 @@ class History:
     level: np.ndarray     # compounded return, > 0
     returns: np.ndarray   # from the row before, NaN on the first
     sigma: np.ndarray     # standard deviation of the last 63 returns
-    columns: dict         # 'close', 'open', 'high', 'low', 'volume', 'carry', ...: as the source has them
+    columns: dict         # 'close', 'open', 'volume', 'carry', ...: as the source has them
 
     def having(self, names:tuple, # columns that must be present
               )->'History': # the rows on which they are
@@ -75,15 +75,18 @@ class History:
             keep &= np.isfinite(column) & ((column > 0) | (name not in _POSITIVE))
         if keep.all(): return self
         columns = {name: column[keep] for name, column in self.columns.items()}
-        return History(self.rows[keep], self.level[keep], self.returns[keep], self.sigma[keep], columns)
+        own = (self.rows, self.level, self.returns, self.sigma)
+        return History(*(a[keep] for a in own), columns)
 
 _POSITIVE = ('open', 'high', 'low', 'volume')
 
 # %% ../nbs/01_features.ipynb #8fe6af2d
 def _column(bars, name):
     "The frame behind an input name, or None where the source has none."
-    frame = getattr(bars, name) if name in ('open', 'high', 'low', 'close', 'volume') else bars.extras.get(name)
-    return None if frame is None else frame.reindex(index=bars.sessions, columns=bars.symbols).to_numpy(float)
+    prices = ('open', 'high', 'low', 'close', 'volume')
+    frame = getattr(bars, name) if name in prices else bars.extras.get(name)
+    if frame is None: return None
+    return frame.reindex(index=bars.sessions, columns=bars.symbols).to_numpy(float)
 
 def histories(bars:Bars, # prices
               inputs:tuple=(), # columns wanted beside the level, such as 'volume'
@@ -106,7 +109,7 @@ class Feature:
     "A feature and its papers."
     name: str
     family: str           # 'technical', 'regime', 'liquidity' or 'correlation'
-    inputs: tuple         # columns of Bars it needs: 'close', 'open', 'high', 'low', 'volume', or a name in extras
+    inputs: tuple         # columns of Bars it needs, or names in extras
     warm_up: int          # rows the first value needs, today and the lag included
     lag: int              # rows the finished value is held back
     meaning: str          # one line for people
@@ -131,25 +134,35 @@ def feature(name:str, # unique name, with its look-back in sessions
             **settings, # passed on to the function
            )->Callable: # a decorator that leaves the function as it is
     "Enter the function below into FEATURES."
-    if family not in FAMILIES: raise ValueError(f'family {family!r} of {name!r}: use one of {FAMILIES}')
+    if family not in FAMILIES:
+        raise ValueError(f'family {family!r} of {name!r}: use one of {FAMILIES}')
     def enter(function):
         known = FEATURES.get(name)
-        if known and known.function.func.__name__ != function.__name__:   # running a cell twice is no clash
+        again = known and known.function.func.__name__ == function.__name__   # a cell run twice
+        if known and not again:
             raise ValueError(f'feature {name!r} exists already: choose another name')
-        FEATURES[name] = Feature(name, family, tuple(inputs), warm_up, int(cross_section), meaning, source,
-                                 partial(function, **settings), cross_section, tolerance)
+        FEATURES[name] = Feature(
+            name, family, tuple(inputs), warm_up, int(cross_section), meaning, source,
+            partial(function, **settings), cross_section, tolerance)
         return function
     return enter
 
 # %% ../nbs/01_features.ipynb #2cca0bb9
-_RETURN = dict(family='technical', source='Moskowitz, Ooi and Pedersen (2012); Lim, Zohren and Roberts (2019)')
+_RETURN = dict(family='technical',
+               source='Moskowitz, Ooi and Pedersen (2012); Lim, Zohren and Roberts (2019)')
 
-@feature('return_252', warm_up=253, meaning='return of a year, in volatilities', sessions=252, **_RETURN)
-@feature('return_126', warm_up=127, meaning='return of half a year, in volatilities', sessions=126, **_RETURN)
-@feature('return_63', warm_up=64, meaning='return of a quarter, in volatilities', sessions=63, **_RETURN)
-@feature('return_21', warm_up=64, meaning='return of a month, in volatilities', sessions=21, **_RETURN)
-@feature('return_5', warm_up=64, meaning='return of a week, in volatilities', sessions=5, **_RETURN)
-@feature('return_1', warm_up=64, meaning='return of the session, in daily volatilities', sessions=1, **_RETURN)
+@feature('return_252', warm_up=253, meaning='volatility-scaled return of a year', sessions=252,
+         **_RETURN)
+@feature('return_126', warm_up=127, meaning='volatility-scaled return of half a year',
+         sessions=126, **_RETURN)
+@feature('return_63', warm_up=64, meaning='volatility-scaled return of a quarter', sessions=63,
+         **_RETURN)
+@feature('return_21', warm_up=64, meaning='volatility-scaled return of a month', sessions=21,
+         **_RETURN)
+@feature('return_5', warm_up=64, meaning='volatility-scaled return of a week', sessions=5,
+         **_RETURN)
+@feature('return_1', warm_up=64, meaning='volatility-scaled return of the session', sessions=1,
+         **_RETURN)
 def scaled_return(history:History, # one symbol
                   sessions:int, # look-back in rows
                  )->np.ndarray: # (n,)
@@ -158,7 +171,8 @@ def scaled_return(history:History, # one symbol
     return (history.level / before - 1) / (history.sigma * np.sqrt(sessions))
 
 # %% ../nbs/01_features.ipynb #ea930abf
-_MACD = dict(family='technical', source='Baz, Granger, Harvey, Le Roux and Rattray (2015); weights cut at 3 x long')
+_MACD = dict(family='technical',
+             source='Baz, Granger, Harvey, Le Roux and Rattray (2015); weights cut at 3 x long')
 
 @feature('macd_32_96', warm_up=539, meaning='trend of half a year', short=32, long=96, **_MACD)
 @feature('macd_16_48', warm_up=395, meaning='trend of some months', short=16, long=48, **_MACD)
@@ -171,14 +185,16 @@ def macd(history:History, # one symbol
     level, window = history.level, 3 * long
     out, m = np.full(len(level), np.nan), len(level) - window + 1
     if m < 1: return out
-    fast, slow = ((1 - 1 / s) ** np.arange(window - 1, -1, -1) for s in (short, long))  # oldest first
+    # weights, oldest row first
+    fast, slow = ((1 - 1 / s) ** np.arange(window - 1, -1, -1) for s in (short, long))
     weights = fast / fast.sum() - slow / slow.sum()
     out[window - 1:] = sum(w * level[k:k + m] for k, w in enumerate(weights))
     q = out / rolling_std(level, 63)
     return q / rolling_std(q, 252)
 
 # %% ../nbs/01_features.ipynb #25284662
-@feature('rsi_14', 'technical', 127, 'up-moves against down-moves, -1 to 1', 'Wilder (1978); TA-Lib',
+@feature('rsi_14', 'technical', 127, 'up-moves against down-moves, -1 to 1',
+         'Wilder (1978); TA-Lib',
          tolerance=.001, sessions=14)
 def rsi(history:History, # one symbol
         sessions:int, # Wilder's averaging constant
@@ -189,7 +205,8 @@ def rsi(history:History, # one symbol
     return RSI(history.level / history.level[0], sessions) / 50 - 1
 
 # %% ../nbs/01_features.ipynb #67e84bf5
-@feature('carry', 'technical', 64, 'annual roll yield, in annual volatilities', 'Koijen, Moskowitz, Pedersen and Vrugt (2018)',
+@feature('carry', 'technical', 64, 'annual roll yield, in annual volatilities',
+         'Koijen, Moskowitz, Pedersen and Vrugt (2018)',
          inputs=('close', 'carry'))
 def carry_to_risk(history:History, # one symbol
                  )->np.ndarray: # (n,)
@@ -207,7 +224,8 @@ def volatility_ratio(history:History, # one symbol
     return np.log(rolling_std(history.returns, short) / rolling_std(history.returns, long))
 
 # %% ../nbs/01_features.ipynb #4162f1a2
-@feature('efficiency_63', 'regime', 64, 'net move over path length: 1 = straight, 0 = noise', 'Kaufman (1995)', sessions=63)
+@feature('efficiency_63', 'regime', 64, 'net move over path length: 1 = straight, 0 = noise',
+         'Kaufman (1995)', sessions=63)
 def efficiency(history:History, # one symbol
                sessions:int, # look-back
               )->np.ndarray: # (n,) in [0, 1]
@@ -226,7 +244,8 @@ def drawdown(history:History, # one symbol
     return (history.level / high - 1) / (history.sigma * np.sqrt(sessions))
 
 # %% ../nbs/01_features.ipynb #77d0ff4f
-@feature('variance_ratio_126', 'regime', 127, 'log variance of weekly against daily moves: > 0 = moves continue',
+@feature('variance_ratio_126', 'regime', 127,
+         'log variance of weekly against daily moves: > 0 = moves continue',
          'Lo and MacKinlay (1988)', sessions=126, q=5)
 def variance_ratio(history:History, # one symbol
                    sessions:int, # look-back
@@ -241,7 +260,8 @@ def variance_ratio(history:History, # one symbol
     return np.log(wide / m / q / narrow)
 
 # %% ../nbs/01_features.ipynb #9e89d7e4
-@feature('range_ratio_21', 'regime', 22, 'range volatility against close-to-close volatility, log', 'Parkinson (1980)',
+@feature('range_ratio_21', 'regime', 22, 'range volatility against close-to-close volatility, log',
+         'Parkinson (1980)',
          inputs=('close', 'high', 'low'), sessions=21)
 def range_ratio(history:History, # one symbol
                 sessions:int, # look-back
@@ -252,7 +272,8 @@ def range_ratio(history:History, # one symbol
     return np.log(parkinson / rolling_std(history.returns, sessions))
 
 # %% ../nbs/01_features.ipynb #67ebfddf
-@feature('roll_spread_63', 'liquidity', 65, 'bounce between bid and ask, in daily volatilities, signed', 'Roll (1984)', sessions=63)
+@feature('roll_spread_63', 'liquidity', 65,
+         'bounce between bid and ask, in daily volatilities, signed', 'Roll (1984)', sessions=63)
 def roll_spread(history:History, # one symbol
                 sessions:int, # look-back
                )->np.ndarray: # (n,) < 0 where moves continue and no spread can be read
@@ -262,7 +283,8 @@ def roll_spread(history:History, # one symbol
     return -np.sign(c) * 2 * np.sqrt(np.abs(c)) / history.sigma
 
 # %% ../nbs/01_features.ipynb #1783c4bb
-@feature('zero_returns_63', 'liquidity', 64, 'share of sessions without a move', 'Lesmond, Ogden and Trzcinka (1999)', sessions=63)
+@feature('zero_returns_63', 'liquidity', 64, 'share of sessions without a move',
+         'Lesmond, Ogden and Trzcinka (1999)', sessions=63)
 def zero_returns(history:History, # one symbol
                  sessions:int, # look-back
                 )->np.ndarray: # (n,) in [0, 1]
@@ -271,14 +293,16 @@ def zero_returns(history:History, # one symbol
     return rolling_sum(still, sessions) / sessions
 
 # %% ../nbs/01_features.ipynb #bc27b865
-@feature('amihud_21_252', 'liquidity', 253, 'price impact of a dollar, a month against a year, log', 'Amihud (2002)',
+@feature('amihud_21_252', 'liquidity', 253,
+         'price impact of a dollar, a month against a year, log', 'Amihud (2002)',
          inputs=('close', 'volume'), short=21, long=252)
 def amihud(history:History, # one symbol
            short:int, # recent look-back
            long:int, # the norm
           )->np.ndarray: # (n,) > 0: less liquid than usual
     "Log of recent illiquidity over usual illiquidity."
-    impact = np.abs(history.returns) / (np.abs(history.columns['close']) * history.columns['volume'])
+    dollars = np.abs(history.columns['close']) * history.columns['volume']
+    impact = np.abs(history.returns) / dollars
     return np.log(rolling_sum(impact, short) / short) - np.log(rolling_sum(impact, long) / long)
 
 # %% ../nbs/01_features.ipynb #dde23338
@@ -292,8 +316,10 @@ def volume_shock(history:History, # one symbol
     return (v - rolling_sum(v, sessions) / sessions) / rolling_std(v, sessions)
 
 # %% ../nbs/01_features.ipynb #54f11145
-@feature('edge_spread_63', 'liquidity', 64, 'bid-ask spread from open, high, low, close, in daily volatilities, signed',
-         'Ardia, Guidotti and Kroencke (2024); bidask', inputs=('close', 'open', 'high', 'low'), tolerance=1e-4, sessions=63)
+@feature('edge_spread_63', 'liquidity', 64,
+         'bid-ask spread from open, high, low, close, in daily volatilities, signed',
+         'Ardia, Guidotti and Kroencke (2024); bidask', inputs=('close', 'open', 'high', 'low'),
+         tolerance=1e-4, sessions=63)
 def edge_spread(history:History, # one symbol
                 sessions:int, # look-back
                )->np.ndarray: # (n,)
@@ -301,8 +327,8 @@ def edge_spread(history:History, # one symbol
     from bidask import edge_rolling
     if len(history.rows) < sessions: return np.full(len(history.rows), np.nan)
     frame = pd.DataFrame({name: history.columns[name] for name in ('open', 'high', 'low', 'close')})
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', DeprecationWarning)   # bidask 2.1 still says rename(inplace=False)
+    with warnings.catch_warnings():   # bidask 2.1 still says rename(inplace=False)
+        warnings.simplefilter('ignore', DeprecationWarning)
         spread = edge_rolling(frame, window=sessions, sign=True).to_numpy()
     return spread / history.sigma
 
@@ -336,7 +362,8 @@ def market_correlation(returns:np.ndarray, # (S, N), NaN where a symbol has no r
     return out
 
 # %% ../nbs/01_features.ipynb #96a61e03
-@feature('market_beta_126', 'correlation', 128, 'beta to the equal-weight market', 'Sharpe (1964); Frazzini and Pedersen (2014)',
+@feature('market_beta_126', 'correlation', 128, 'beta to the equal-weight market',
+         'Sharpe (1964); Frazzini and Pedersen (2014)',
          cross_section=True, sessions=126)
 def market_beta(returns:np.ndarray, # (S, N), NaN where a symbol has no row
                 sessions:int, # look-back, in rows of the symbol
@@ -344,11 +371,13 @@ def market_beta(returns:np.ndarray, # (S, N), NaN where a symbol has no row
     "Beta of each symbol to the market."
     out = np.full(returns.shape, np.nan)
     for j, rows, own, market in _pairs(returns):
-        out[rows, j] = rolling_covariance(own, market, sessions) / rolling_covariance(market, market, sessions)
+        variance = rolling_covariance(market, market, sessions)
+        out[rows, j] = rolling_covariance(own, market, sessions) / variance
     return out
 
 # %% ../nbs/01_features.ipynb #08787eb7
-@feature('average_correlation_63', 'correlation', 65, 'mean correlation of all pairs of the universe', 'Pollet and Wilson (2010)',
+@feature('average_correlation_63', 'correlation', 65,
+         'mean correlation of all pairs of the universe', 'Pollet and Wilson (2010)',
          cross_section=True, sessions=63)
 def average_correlation(returns:np.ndarray, # (S, N), NaN where a symbol has no row
                         sessions:int, # look-back
@@ -360,18 +389,19 @@ def average_correlation(returns:np.ndarray, # (S, N), NaN where a symbol has no 
     if m < 1: return out
     count = rolling_sum(seen.astype(float), sessions)[sessions - 1:]             # (m, N)
     mean = rolling_sum(x, sessions)[sessions - 1:] / np.maximum(count, 1)        # (m, N)
-    away = lambda k: (x[k:k + m] - mean) * seen[k:k + m]                         # a missing day does not deviate
+    away = lambda k: (x[k:k + m] - mean) * seen[k:k + m]  # a missing day does not deviate
     length = np.sqrt(sum(away(k) ** 2 for k in range(sessions)))                 # (m, N)
     part = (count >= .8 * sessions) & (length > 0)
     unit = np.where(part, 1 / np.where(part, length, 1.), 0.)
-    square = sum((away(k) * unit).sum(1) ** 2 for k in range(sessions))          # (m,) |sum of unit vectors|^2
+    square = sum((away(k) * unit).sum(1) ** 2 for k in range(sessions))  # (m,) |sum of units|^2
     n = part.sum(1)
     pairs = np.where(n >= 2, n * (n - 1.), np.nan)
     out[sessions - 1:] = ((square - n) / pairs)[:, None]
     return out
 
 # %% ../nbs/01_features.ipynb #c9e5a482
-@feature('dispersion_21_252', 'correlation', 254, 'spread of returns across the universe, a month against a year, log',
+@feature('dispersion_21_252', 'correlation', 254,
+         'spread of returns across the universe, a month against a year, log',
          'Solnik and Roulet (2000)', cross_section=True, short=21, long=252)
 def dispersion(returns:np.ndarray, # (S, N), NaN where a symbol has no row
                short:int, # recent look-back
@@ -389,7 +419,8 @@ def dispersion(returns:np.ndarray, # (S, N), NaN where a symbol has no row
 
 # %% ../nbs/01_features.ipynb #c53161b6
 DEFAULT_FEATURES = (
-    'return_1', 'return_21', 'return_63', 'return_126', 'return_252', 'macd_8_24', 'macd_16_48', 'macd_32_96', 'rsi_14',
+    'return_1', 'return_21', 'return_63', 'return_126', 'return_252',
+    'macd_8_24', 'macd_16_48', 'macd_32_96', 'rsi_14',
     'volatility_ratio_21_252', 'efficiency_63', 'drawdown_252', 'variance_ratio_126',
     'roll_spread_63', 'zero_returns_63', 'amihud_21_252', 'volume_shock_63', 'edge_spread_63',
     'market_correlation_63', 'average_correlation_63')
@@ -401,7 +432,8 @@ def catalogue(names:tuple=None, # which features; None = all
     papers = ('family', 'inputs', 'warm_up', 'lag', 'tolerance', 'meaning', 'source')
     rows = {n: {p: getattr(FEATURES[n], p) for p in papers} for n in names or every}
     table = pd.DataFrame.from_dict(rows, orient='index').rename_axis('feature')
-    return table.assign(inputs=table.inputs.map(', '.join), default=[n in DEFAULT_FEATURES for n in rows])
+    return table.assign(inputs=table.inputs.map(', '.join),
+                        default=[n in DEFAULT_FEATURES for n in rows])
 
 # %% ../nbs/01_features.ipynb #d91f9818
 @dataclass(frozen=True, eq=False, repr=False)
@@ -418,18 +450,21 @@ class FeaturePanel:
               )->'FeaturePanel': # the sessions between
         "The sessions from `start` to `end`."
         rows = self.sessions.slice_indexer(start, end)
-        return FeaturePanel(self.values[rows], self.observed[rows], self.names, self.sessions[rows], self.symbols)
+        return FeaturePanel(self.values[rows], self.observed[rows], self.names,
+                            self.sessions[rows], self.symbols)
 
     def select(self, names:tuple, # features, in the order wanted
               )->'FeaturePanel': # with these alone
         "Some of the features."
         f = [_position(n, self.names) for n in names]
-        return FeaturePanel(self.values[..., f], self.observed[..., f], tuple(names), self.sessions, self.symbols)
+        return FeaturePanel(self.values[..., f], self.observed[..., f], tuple(names),
+                            self.sessions, self.symbols)
 
     def frame(self, name:str, # one feature
              )->pd.DataFrame: # sessions x symbols
         "One feature as a frame."
-        return pd.DataFrame(self.values[..., _position(name, self.names)], self.sessions, list(self.symbols))
+        return pd.DataFrame(self.values[..., _position(name, self.names)], self.sessions,
+                            list(self.symbols))
 
     def __repr__(self):
         return _panel_table(self).to_string(float_format='{:.2f}'.format)
@@ -441,7 +476,8 @@ class FeaturePanel:
 def _position(name, names):
     "Where a feature stands, or an error that names its neighbours."
     if name in names: return list(names).index(name)
-    raise DataError(f'unknown feature {name!r}: {nearest(name, names)}', rule='unknown feature', value=name)
+    raise DataError(f'unknown feature {name!r}: {nearest(name, names)}', rule='unknown feature',
+                    value=name)
 
 def _panel_table(panel):
     "Share observed and the middle of each feature."
@@ -450,44 +486,51 @@ def _panel_table(panel):
         v = panel.values[..., f][panel.observed[..., f]]
         low, mid, high = np.quantile(v, [.05, .5, .95]) if len(v) else (np.nan,) * 3
         family = FEATURES[name].family if name in FEATURES else ''
-        rows[name] = {'family': family, 'observed': panel.observed[..., f].mean() if panel.observed.size else 0.,
-                      '5 %': low, 'median': mid, '95 %': high}
+        share = panel.observed[..., f].mean() if panel.observed.size else 0.
+        rows[name] = {'family': family, 'observed': share, '5 %': low, 'median': mid, '95 %': high}
     S, N, F = panel.values.shape
-    return pd.DataFrame.from_dict(rows, orient='index').rename_axis(f'{S} sessions x {N} symbols x {F} features')
+    table = pd.DataFrame.from_dict(rows, orient='index')
+    return table.rename_axis(f'{S} sessions x {N} symbols x {F} features')
 
 # %% ../nbs/01_features.ipynb #a948d4e2
 class MissingInputWarning(UserWarning):
     "Features were asked for whose input the source does not have; they are masked."
 
 # %% ../nbs/01_features.ipynb #ecc05dea
-def _warn_missing(bars, features, own):
+def _lacks(feature, history):
+    "Inputs of the feature that this symbol, although it has prices, does not have."
+    empty = lambda n: not np.isfinite(history.columns.get(n, np.nan)).any()
+    return [n for n in feature.inputs if len(history.rows) and empty(n)]
+
+def _warn_missing(features, own):
     "One warning for everything that is missing."
-    lacking = []
+    lines = []
     for f in features:
-        gone = [[n for n in f.inputs if len(h.rows) and not np.isfinite(h.columns.get(n, np.nan)).any()] for h in own]
-        short = sum(map(bool, gone))
-        if short: lacking.append(f'{f.name} (no {", ".join(dict.fromkeys(sum(gone, [])))} for {short} of {len(own)} symbols)')
-    if lacking:
-        warnings.warn('masked, because the source lacks their input: ' + '; '.join(lacking) +
-                      '. Load bars that have it, or leave these features out.', MissingInputWarning, stacklevel=3)
+        gone = [lacks for h in own if (lacks := _lacks(f, h))]
+        what = ', '.join(dict.fromkeys(name for lacks in gone for name in lacks))
+        if gone: lines.append(f'{f.name} (no {what} for {len(gone)} of {len(own)} symbols)')
+    if lines:
+        warnings.warn('masked, because the source lacks their input: ' + '; '.join(lines) +
+                      '. Load bars that have it, or leave these features out.',
+                      MissingInputWarning, stacklevel=3)
 
 def _finish(raw, rows, feature, out):
     "Hold back by the lag, mask the warm-up, put on the sessions of the panel."
     value = np.full(len(rows), np.nan)
     value[feature.lag:] = raw[:len(rows) - feature.lag] if feature.lag else raw
     value[:feature.warm_up - 1] = np.nan
-    out[rows] = np.where(np.abs(value) < 1e30, value, np.nan)   # infinite or undefined is not observed
+    out[rows] = np.where(np.abs(value) < 1e30, value, np.nan)   # infinite is not observed
 
 # %% ../nbs/01_features.ipynb #b099a2d5
 def compute_features(bars:Bars, # prices, one frame a field
                      names:tuple=DEFAULT_FEATURES, # features wanted, in order
-                    )->FeaturePanel: # masked where a feature cannot be known; raises DataError for unknown names
-    "Compute features, each symbol on its own observed rows; what is missing is masked and reported once."
+                    )->FeaturePanel: # masked where not known; raises DataError for unknown names
+    "Features of each symbol on its own rows; what is missing is masked and reported once."
     for n in names: _position(n, tuple(FEATURES))
     features = [FEATURES[n] for n in names]
     own = histories(bars, tuple(dict.fromkeys(i for f in features for i in f.inputs)))
-    _warn_missing(bars, features, own)
-    values = np.full((len(bars.sessions), len(own), len(features)), np.nan, np.float32)   # (S, N, F)
+    _warn_missing(features, own)
+    values = np.full((len(bars.sessions), len(own), len(features)), np.nan, np.float32)  # (S, N, F)
     returns = np.full(values.shape[:2], np.nan)                                           # (S, N)
     for j, h in enumerate(own): returns[h.rows, j] = h.returns
     with np.errstate(divide='ignore', invalid='ignore'):
@@ -498,7 +541,8 @@ def compute_features(bars:Bars, # prices, one frame a field
                 h = h if feature.inputs == ('close',) else h.having(feature.inputs)
                 raw = feature.function(h) if across is None else across[h.rows, j]
                 _finish(raw, h.rows, feature, values[:, j, f])
-    return FeaturePanel(values, np.isfinite(values), tuple(names), bars.sessions, tuple(bars.symbols))
+    return FeaturePanel(values, np.isfinite(values), tuple(names), bars.sessions,
+                        tuple(bars.symbols))
 
 # %% ../nbs/01_features.ipynb #55b05257
 @dataclass(frozen=True, eq=False)
@@ -506,7 +550,7 @@ class FeatureScaler:
     "Median and spread of each feature up to a date."
     names: tuple
     center: np.ndarray    # (F,) median
-    spread: np.ndarray    # (F,) interquartile range / 1.349: the standard deviation if it were normal
+    spread: np.ndarray    # (F,) interquartile range / 1.349: a normal's standard deviation
     until: str            # last session it has seen
     clip: float = 5.      # spreads
 
@@ -514,21 +558,24 @@ class FeatureScaler:
                  )->FeaturePanel: # in spreads from the median, clipped
         "Apply to any panel, past or future."
         if tuple(panel.names) != tuple(self.names):
-            raise DataError(f'the panel has features {tuple(panel.names)}, the scaler was fitted on {tuple(self.names)}: '
-                            'use panel.select(scaler.names)')
-        values = np.clip((panel.values - self.center) / self.spread, -self.clip, self.clip).astype(np.float32)
-        return FeaturePanel(values, panel.observed, panel.names, panel.sessions, panel.symbols)
+            raise DataError(f'the panel has features {panel.names}, the scaler was fitted on '
+                            f'{self.names}: use panel.select(scaler.names)')
+        values = np.clip((panel.values - self.center) / self.spread, -self.clip, self.clip)
+        return FeaturePanel(values.astype(np.float32), panel.observed, panel.names,
+                            panel.sessions, panel.symbols)
 
     def to_dict(self)->dict: # of plain numbers, ready for JSON
         "The scaler as plain numbers."
-        return dict(names=list(self.names), center=self.center.tolist(), spread=self.spread.tolist(),
+        return dict(names=list(self.names), center=self.center.tolist(),
+                    spread=self.spread.tolist(),
                     until=self.until, clip=self.clip)
 
     @classmethod
     def from_dict(cls, d:dict, # what to_dict gave
                  )->'FeatureScaler': # the same scaler
         "The way back."
-        return cls(tuple(d['names']), np.array(d['center']), np.array(d['spread']), d['until'], d['clip'])
+        return cls(tuple(d['names']), np.array(d['center']), np.array(d['spread']), d['until'],
+                   d['clip'])
 
 # %% ../nbs/01_features.ipynb #454510d8
 def fit_scaler(panel:FeaturePanel, # all sessions; the later ones are not looked at
@@ -538,12 +585,13 @@ def fit_scaler(panel:FeaturePanel, # all sessions; the later ones are not looked
     "Median and spread of the observed values up to and with `until`."
     past = panel.window(end=pd.Timestamp(until))
     if not len(past.sessions):
-        raise DataError(f'no session up to {until}: the panel begins {panel.sessions[:1].strftime("%Y-%m-%d").tolist()}')
+        begins = panel.sessions[:1].strftime('%Y-%m-%d').tolist()
+        raise DataError(f'no session up to {until}: the panel begins {begins}', value=until)
     center, spread = np.zeros(len(panel.names)), np.ones(len(panel.names))
     for f in range(len(panel.names)):
         v = past.values[..., f][past.observed[..., f]].astype(float)
         if not len(v): continue
         low, center[f], high = np.quantile(v, [.25, .5, .75])
-        wide = (high - low) / 1.349 or v.std()     # a feature that is mostly one value still has a spread
+        wide = (high - low) / 1.349 or v.std()   # mostly one value: there is still a spread
         spread[f] = wide if wide > 1e-9 else 1.
     return FeatureScaler(tuple(panel.names), center, spread, f'{past.sessions[-1]:%Y-%m-%d}', clip)

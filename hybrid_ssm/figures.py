@@ -60,11 +60,13 @@ def strategy_styles(
 
 # %% ../nbs/06b_figures.ipynb #a20ba3df
 _RC = {
-    "font.family": "DejaVu Sans", "text.parse_math": False, "text.color": INK,  # BRK$A is no formula
-    "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED, "axes.edgecolor": "#BBBBBB",
+    "font.family": "DejaVu Sans", "text.parse_math": False,  # BRK$A is no formula
+    "text.color": INK, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
+    "axes.edgecolor": "#BBBBBB",
     "grid.color": "#E6E6E6", "axes.spines.top": False, "axes.spines.right": False,
     "font.size": 10, "axes.labelsize": 9.5, "xtick.labelsize": 9, "ytick.labelsize": 9,
-    "axes.titlesize": 9.5, "axes.titlecolor": MUTED, "legend.fontsize": 9.5, "legend.frameon": False,
+    "axes.titlesize": 9.5, "axes.titlecolor": MUTED, "legend.fontsize": 9.5,
+    "legend.frameon": False,
 }
 
 
@@ -97,14 +99,15 @@ def figure_svg(
 def figure_png(
     figure:Figure, # any matplotlib figure
     dpi:int=100, # pixels per inch
-    colors:int=128, # size of the colour table: 128 halves the file and is not seen
+    colors:int=128, # size of the colour table; an octree, so that a thin line keeps its colour
 )->bytes: # a PNG file; the same figure gives the same bytes
     "A figure as a small PNG file."
     raw, small = BytesIO(), BytesIO()
     _settle(figure)
     with rc_context({"text.parse_math": False}):
         figure.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
-    image = Image.open(raw).convert("RGB").quantize(colors, dither=Image.Dither.NONE)
+    image = Image.open(raw).convert("RGB").quantize(
+        colors, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     image.save(small, format="png", optimize=True)
     return small.getvalue()
 
@@ -113,7 +116,8 @@ class Picture(Figure):
     "A matplotlib figure that displays itself in a notebook, without pyplot."
 
     def _repr_mimebundle_(self, include=None, exclude=None):
-        return {"image/png": figure_png(self, dpi=75, colors=48), "text/plain": f"<Picture: {self.alt}>"}
+        png = figure_png(self, dpi=72, colors=96)
+        return {"image/png": png, "text/plain": f"<Picture: {self.alt}>"}
 
     @property
     def alt(self)->str:
@@ -280,7 +284,7 @@ def rolling_sharpe_figure(
 )->Picture: # one curve per strategy, over the band of a strategy without skill
     "Trailing annualised Sharpe ratios of several strategies."
     strategies = _strategies(returns)
-    curves = {name: _trailing_sharpe(series, window, periods) for name, series in strategies.items()}
+    curves = {name: _trailing_sharpe(r, window, periods) for name, r in strategies.items()}
     curves = {name: curve for name, curve in curves.items() if len(curve)}
     if not curves:
         longest = max(map(len, strategies.values()))
@@ -291,12 +295,15 @@ def rolling_sharpe_figure(
     ax.axhspan(-band, band, color="#000000", alpha=.07, linewidth=0)
     ax.axhline(0, color=MUTED, linewidth=.8)
     lines = _curves(ax, curves)
-    _note(ax, f"annualised, over the last {window} sessions; grey: no skill, ±1 standard error (±{band:.2f})")
-    _legend(figure, list(lines.values()), [f"{n}  {c.iloc[-1]:+.2f} now" for n, c in curves.items()])
+    _note(ax, f"annualised, over the last {window} sessions; "
+              f"grey: no skill, ±1 standard error (±{band:.2f})")
+    labels = [f"{name}  {curve.iloc[-1]:+.2f} now" for name, curve in curves.items()]
+    _legend(figure, list(lines.values()), labels)
     return figure
 
 # %% ../nbs/06b_figures.ipynb #d8247914
-_LONG_SHORT = sns.blend_palette(["#D55E00", "#F6C9A8", "#FFFFFF", "#A8CDE4", "#0072B2"], as_cmap=True)
+_LONG_SHORT = sns.blend_palette(
+    ["#D55E00", "#F6C9A8", "#FFFFFF", "#A8CDE4", "#0072B2"], as_cmap=True)
 
 
 def _exposure(
@@ -330,7 +337,8 @@ def weights_figure(
     below.invert_yaxis()
     below.grid(False)
     below.tick_params(left=False)
-    figure.colorbar(mesh, ax=below, pad=.01, aspect=25, extend="both", format="%g %%")
+    figure.colorbar(mesh, ax=below, pad=.01, aspect=max(15, 1.2 * n), extend="both", extendfrac=.03,
+                    format="%g %%")
     _time_axis(below, weights.index)
     return figure
 
@@ -461,7 +469,8 @@ def regime_figure(
         raise FigureError(f"price ({len(price)} sessions) and regime ({len(regime)}) share no "
                           "session with both: pass the same dates")
     price, regime = price[both], regime.loc[both]
-    figure, (above, below) = _picture(title or f"Regimes of {price.name or 'the price'}", 5, (2.2, 1))
+    title = title or f"Regimes of {price.name or 'the price'}"
+    figure, (above, below) = _picture(title, 5, (2.2, 1))
     _shade(above, regime)
     above.plot(both, price.to_numpy(), color=INK, linewidth=1.2)
     _price_axis(above, price)
@@ -479,7 +488,8 @@ def regime_figure(
 def _by_lag(
     weights:np.ndarray, # (l, l), row reads column
 )->np.ndarray: # (l,) mean weight given to the session 0, 1, 2, ... before
-    return np.array([np.diagonal(weights, -lag).sum() for lag in range(len(weights))]) / len(weights)
+    total = [np.diagonal(weights, -lag).sum() for lag in range(len(weights))]
+    return np.array(total) / len(weights)
 
 
 def _map(
@@ -544,7 +554,8 @@ def attention_figure(
     norm = PowerNorm(.5, 0, np.quantile(positive, .995) if len(positive) else 1)
     images = [_map(ax, w, norm) for ax, w in zip(above, heads)]
     _session_ticks(above, sessions)
-    figure.colorbar(images[0], ax=above, pad=.01, aspect=20, extend="max", label="weight", shrink=.8)
+    figure.colorbar(images[0], ax=above, pad=.01, aspect=20, extend="max", label="weight",
+                    shrink=.8)
     _lag_panel(below, heads)
     _name_heads(figure, above, below, heads)
     return figure
@@ -566,7 +577,7 @@ def _attention_panels(
         ax.remove()
     return figure, list(above[:n]), lower.subplots()
 
-
+# %% ../nbs/06b_figures.ipynb #b221f0d0
 def _name_heads(
     figure:Figure, # gets the legend
     above:list, # panels of the heads
@@ -581,4 +592,5 @@ def _name_heads(
         labels = [f"head {i + 1}  {m:.0f}" for i, m in enumerate(mean)]
         below.figure.legend(below.lines, labels, loc="outside right upper", handlelength=1.8)
     else:
+        above[0].set_anchor("W")
         _note(above[0], f"reads {mean[0]:.0f} sessions back on average")

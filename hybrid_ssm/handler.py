@@ -14,7 +14,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from .data import Bars, DataError, elapsed, load_bars
+from .data import (
+    Bars, Costs, DataError, elapsed, instrument_costs, load_bars)
 from .features import (
     DEFAULT_FEATURES, FeaturePanel, FeatureScaler, compute_features, fit_scaler)
 from .splits import Fold, holdout
@@ -140,9 +141,7 @@ class _Caches:
         return self.bars.sessions
 
 # %% ../nbs/01d_handler.ipynb #a0996fa5
-class FinancialDataHandler(_Caches):
-    "Bars, features and labels of some symbols, as sequences without look-ahead."
-
+class _Setup(_Caches):
     def __init__(self,
         symbols:Sequence|None=None, # tickers; None = all that the source has
         training_start:str='2010-01-01', # first session, included
@@ -151,7 +150,7 @@ class FinancialDataHandler(_Caches):
         bars:Bars|None=None, # bars already loaded; then symbols, dates and source are not used
         features:Sequence=DEFAULT_FEATURES, # names from `FEATURES`
         horizons:Sequence=(1, 5, 21), # sessions ahead; the first must be 1
-        costs:float|pd.Series|None=None, # one-way fraction of notional; None = instrument table
+        costs:Costs=None, # one-way fraction of notional; None = instrument table
     ):
         self.wanted, self.source, self.costs = symbols, source, costs
         self.training_start, self.training_end = training_start, training_end
@@ -161,6 +160,10 @@ class FinancialDataHandler(_Caches):
         if self.horizons[0] != 1:
             raise DataError(f"horizons {self.horizons} must start with 1: the net-of-cost "
                             "objective is scored on the next session's return")
+
+# %% ../nbs/01d_handler.ipynb #01c1d0ac
+class FinancialDataHandler(_Setup):
+    "Bars, features and labels of some symbols, as sequences without look-ahead."
 
     def prepare_training_data(self,
         sequence_length:int=252, # sessions in a training window
@@ -172,32 +175,36 @@ class FinancialDataHandler(_Caches):
         fold = holdout(self.sessions) if fold is None else fold
         stride = sequence_length // 2 if stride is None else stride
         warm_up = sequence_length // 4 if warm_up is None else warm_up
-        scaler = fit_scaler(self.panel, self.sessions[fold.train[-1]])
-        inputs = input_arrays(self.panel, scaler)
-        train = label_arrays(inputs, self, fold.train, fold.train_until)
-        valid = label_arrays(inputs, self, fold.valid, fold.valid_until)
-        starts = window_starts(fold.train[0], fold.train[-1], sequence_length, stride)
-        lead = min(warm_up, fold.valid[0])
-        length = len(fold.valid) + lead
-        return TrainingData(train.cut(starts, sequence_length, warm_up),
-                            valid.cut([fold.valid[0] - lead], length, lead), scaler, fold)
+        return _training_data(self, fold, sequence_length, stride, warm_up)
 
-# %% ../nbs/01d_handler.ipynb #01c1d0ac
+# %% ../nbs/01d_handler.ipynb #65d90032
 def cost_in_volatility(
-    handler:FinancialDataHandler, # its `costs` and bars
+    handler:_Setup, # its `costs` and bars
 )->np.ndarray: # float32 (S, N): cost of one unit of position / daily volatility; 0 without a price
     "Cost of trading, in the units in which the model's gains are measured."
-    from hybrid_ssm.costs import instrument_costs
     fraction = instrument_costs(handler.bars, handler.costs).to_numpy()  # (N,)
     return np.nan_to_num(fraction / np.asarray(handler.targets.volatility)).astype(np.float32)
 
-
+# %% ../nbs/01d_handler.ipynb #b47fd49d
 def label_arrays(
     inputs:PanelArrays, # from `input_arrays`
-    handler:FinancialDataHandler, # where labels and costs come from
+    handler:_Setup, # where labels and costs come from
     rows:np.ndarray, # session positions whose labels may be scored
     until:int, # a label counts only if known before this session position
 )->PanelArrays: # labels outside `rows` or known too late are NaN
     "The same inputs with purged labels and costs."
     y = _blank(handler.targets.scaled, handler.targets.known_at, rows, until)
     return replace(inputs, target=y.swapaxes(0, 1), cost=cost_in_volatility(handler).T)
+
+# %% ../nbs/01d_handler.ipynb #078c003e
+def _training_data(handler, fold, length, stride, warm_up):
+    "The work of `FinancialDataHandler.prepare_training_data`."
+    scaler = fit_scaler(handler.panel, handler.sessions[fold.train[-1]])
+    inputs = input_arrays(handler.panel, scaler)
+    train = label_arrays(inputs, handler, fold.train, fold.train_until)
+    valid = label_arrays(inputs, handler, fold.valid, fold.valid_until)
+    starts = window_starts(fold.train[0], fold.train[-1], length, stride)
+    lead = min(warm_up, fold.valid[0])
+    return TrainingData(
+        train.cut(starts, length, warm_up),
+        valid.cut([fold.valid[0] - lead], len(fold.valid) + lead, lead), scaler, fold)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COUPLINGS', 'PoolCache', 'multi_scale', 'VariableSelection', 'BlockCache', 'HybridBlock', 'student_cdf',
-           'student_abs_mean', 'ModelOutput', 'LawHead', 'PositionHead', 'ModelCache', 'Explanation', 'ModelFileError',
-           'HybridFinancialModel']
+           'student_abs_mean', 'ModelOutput', 'LawHead', 'PositionHead', 'ModelFileError', 'SequenceModel',
+           'ModelCache', 'Explanation', 'HybridFinancialModel']
 
 # %% ../nbs/04_hybrid.ipynb #b3c085ac
 from typing import NamedTuple
@@ -131,8 +131,9 @@ def _legendre(n):
     return ((nodes + 1) / 2).tolist(), (vectors[0] ** 2).tolist()
 
 def _log_norm(df):
-    "Logarithm of Γ((ν+1)/2) / (√π Γ(ν/2))"
-    return torch.lgamma((df + 1) / 2) - torch.lgamma(df / 2) - .5 * math.log(math.pi)
+    "Logarithm of Γ((ν+1)/2) / (√π Γ(ν/2)), in double: the difference of two large numbers"
+    n = df.double()
+    return (torch.lgamma((n + 1) / 2) - torch.lgamma(n / 2) - .5 * math.log(math.pi)).to(df)
 
 def student_cdf(
     z:Tensor, # argument, any shape
@@ -141,7 +142,8 @@ def student_cdf(
 )->Tensor: # probability in [0, 1]
     "Student-t distribution function, differentiable in both arguments"
     x, w = (z.new_tensor(a) for a in _legendre(nodes))
-    top = torch.atan(z / df.sqrt())
+    edge = torch.exp(-40 / (df.detach() - 1)).acos()  # beyond it the density is below 1e-17
+    top = torch.atan(z / df.sqrt()).clamp(-edge, edge)
     inside = ((df - 1)[..., None] * torch.cos(top[..., None] * x).log()).exp()  # (..., nodes)
     return .5 + _log_norm(df).exp() * top * (inside @ w)
 
@@ -157,6 +159,19 @@ def student_abs_mean(
     return 2 * scale * density * (df + z ** 2) / (df - 1) + mean * (2 * student_cdf(z, df) - 1)
 
 # %% ../nbs/04_hybrid.ipynb #13ccb511
+def _law_table(out):
+    "The last session of the last sequence, one row per horizon, as HTML"
+    last = lambda t: t.detach().reshape(-1, t.shape[-1])[-1].tolist()
+    names = 'mean', 'scale', 'df', 'direction', 'magnitude', 'uncertainty'
+    row = lambda tag, cells: '<tr>' + ''.join(f'<{tag}>{c}</{tag}>' for c in cells) + '</tr>'
+    body = zip(*(last(getattr(out, name)) for name in names))
+    rows = [row('td', [i, *(f'{v:.3f}' for v in law)]) for i, law in enumerate(body, 1)]
+    regime = ' '.join(f'{p:.2f}' for p in last(out.regime))
+    foot = f'position {out.position.flatten()[-1].item():+.3f}, regimes {regime}'
+    table = row('th', ['horizon', *names]) + ''.join(rows)
+    return f'<table><caption>last session: {foot}</caption>{table}</table>'
+
+# %% ../nbs/04_hybrid.ipynb #2035f5bd
 class ModelOutput(NamedTuple):
     "One predictive law per session and horizon, the position read from it, the regime weights"
     mean: Tensor      # μ (b, l, H), in units of volatility
@@ -180,7 +195,9 @@ class ModelOutput(NamedTuple):
         "Standard deviation of the return, in units of volatility"
         return self.scale * (self.df / (self.df - 2)).sqrt()
 
-# %% ../nbs/04_hybrid.ipynb #109fed65
+    def _repr_html_(self): return _law_table(self)
+
+# %% ../nbs/04_hybrid.ipynb #f196200c
 def _unsoftplus(x): return math.log(math.expm1(x))
 
 class LawHead(nn.Module):
@@ -200,7 +217,7 @@ class LawHead(nn.Module):
         mean, scale, df = self.out(x).chunk(3, -1)
         return mean, F.softplus(scale) + 1e-4, 2.1 + F.softplus(df)
 
-# %% ../nbs/04_hybrid.ipynb #1dfe87ce
+# %% ../nbs/04_hybrid.ipynb #0ab96d8a
 class PositionHead(nn.Module):
     "Predictive law -> position in [-1, 1], or a correction of a prior position"
     def __init__(self,
@@ -209,25 +226,28 @@ class PositionHead(nn.Module):
     ):
         super().__init__()
         self.read = nn.Linear(3 * n_horizons, width)
-        self.free = nn.Linear(width, 1, bias=False)
-        self.correction = nn.Linear(width, 1)
-        for zero in (self.read.bias, self.correction.weight, self.correction.bias): nn.init.zeros_(zero)
+        self.follow = nn.Linear(3 * n_horizons, 1, bias=False)
+        self.free, self.correction = nn.Linear(width, 1, bias=False), nn.Linear(width, 1)
+        rest = self.read.bias, self.follow.weight, self.free.weight, *self.correction.parameters()
+        for zero in rest: nn.init.zeros_(zero)
+        nn.init.constant_(self.follow.weight[:, :n_horizons], 1 / n_horizons)
 
     def forward(self, mean, scale, df, prior=None):
         "Position (b, l) in [-1, 1]"
         z = mean / scale
-        hidden = F.silu(self.read(torch.cat([z, scale.log(), 2 * student_cdf(z, df) - 1], -1)))
-        if prior is None: return self.free(hidden).squeeze(-1).tanh()
+        law = torch.cat([z, scale.log(), 2 * student_cdf(z, df) - 1], -1)  # (b, l, 3H)
+        hidden = F.silu(self.read(law))
+        if prior is None: return (self.follow(law) + self.free(hidden)).squeeze(-1).tanh()
         return (prior + self.correction(hidden).squeeze(-1).tanh()).clamp(-1, 1)
 
-# %% ../nbs/04_hybrid.ipynb #6b7cde8e
+# %% ../nbs/04_hybrid.ipynb #a3f35323
 def _check_shapes(x, dt, mask, asset, prior, f):
     if x.dim() != 3 or x.shape[-1] != f or not x.shape[1]:
-        raise ModelInputError(f'x has shape {tuple(x.shape)}; this model reads (batch, sessions, {f}): '
-                              f'give {f} features and a session, or build it with another input_dim')
+        raise ModelInputError(f'x has shape {tuple(x.shape)}; this model reads (batch, '
+                              f'sessions, {f}): give {f} features or build with input_dim')
     b, l, _ = x.shape
-    wanted = dict(dt=(dt, (b, l)), mask=(mask, (b, l, f)), asset=(asset, (b,)), prior=(prior, (b, l)))
-    for name, (given, want) in wanted.items():
+    wanted = dict(dt=(b, l), mask=(b, l, f), asset=(b,), prior=(b, l))
+    for (name, want), given in zip(wanted.items(), (dt, mask, asset, prior)):
         if given is not None and tuple(given.shape) != want:
             raise ModelInputError(f'{name} has shape {tuple(given.shape)}; '
                                   f'with x {tuple(x.shape)} it must be {want}')
@@ -246,103 +266,7 @@ def _check_values(x, dt, asset, prior, n_assets):
         raise ModelInputError(f'asset runs over {asset.min()}..{asset.max()}; '
                               f'this model knows 0..{n_assets - 1}')
 
-# %% ../nbs/04_hybrid.ipynb #3316e3da
-def _check_config(c):
-    for name in 'state_dim', 'memory_dim', 'input_dim', 'num_heads', 'n_layers', 'n_regimes':
-        if not (isinstance(c[name], int) and c[name] >= 1):
-            raise ConfigError(f'{name}={c[name]!r}; give a whole number of at least 1')
-    if c['memory_dim'] % c['num_heads']:
-        good = [h for h in range(1, c['memory_dim'] + 1) if c['memory_dim'] % h == 0]
-        raise ConfigError(f"num_heads={c['num_heads']} does not divide memory_dim={c['memory_dim']}; "
-                          f'choose one of {good}')
-    h = c['horizons']
-    if not h or any(not isinstance(i, int) or i < 1 for i in h) or len(set(h)) < len(h):
-        raise ConfigError(f'horizons={h}; give different whole numbers of sessions, at least 1')
-    if not 0 <= c['dropout'] < 1:
-        raise ConfigError(f"dropout={c['dropout']}; give a fraction in [0, 1)")
-    if c['n_assets'] < 0: raise ConfigError(f"n_assets={c['n_assets']}; give 0 or more")
-    return c
-
-# %% ../nbs/04_hybrid.ipynb #430d9bdc
-class ModelCache(NamedTuple):
-    "Everything the model carries from one session to the next; its size does not grow"
-    pool: PoolCache
-    blocks: tuple  # of BlockCache
-
 # %% ../nbs/04_hybrid.ipynb #4b888a32
-class _Parts(nn.Module):
-    def __init__(self, config):
-        super().__init__()
-        c = self.config = _check_config(config)
-        d, n = c['memory_dim'], len(c['horizons'])
-        self.horizons = tuple(c['horizons'])
-        self.select = VariableSelection(c['input_dim'], d)
-        self.asset = nn.Embedding(c['n_assets'], d) if c['n_assets'] else None
-        shape = d, c['state_dim'], c['num_heads'], c['n_regimes'], c['windows'], c['coupling'], c['dropout']
-        self.blocks = nn.ModuleList(HybridBlock(*shape) for _ in range(c['n_layers']))
-        self.norm, self.law, self.position = nn.LayerNorm(d), LawHead(d, n), PositionHead(n)
-        if self.asset: nn.init.normal_(self.asset.weight, std=.02)
-
-    def _checked(self, x, dt, mask, asset, prior):
-        "The inputs in the model's own precision, and which sessions were observed (None = all)"
-        _check_shapes(x, dt, mask, asset, prior, self.config['input_dim'])
-        if not torch.compiler.is_compiling():
-            _check_values(x, dt, asset, prior, self.config['n_assets'])
-        x, dt, prior = (t if t is None else t.to(self.norm.weight) for t in (x, dt, prior))
-        observed = None if mask is None or bool(mask.any(-1).all()) else mask.any(-1)
-        return x, dt, torch.ones_like(x, dtype=torch.bool) if mask is None else mask, prior, observed
-
-# %% ../nbs/04_hybrid.ipynb #adc3969f
-class _Way(_Parts):
-    def _run(self, x, dt=None, mask=None, asset=None, prior=None, cache=None, trace=None):
-        "The whole way, for any number of sessions"
-        x, dt, mask, prior, observed = self._checked(x, dt, mask, asset, prior)
-        e, g, pool = self.select(x, mask, cache and cache.pool)  # (b, l, d), (b, l, f)
-        if self.asset and asset is not None: e = e + self.asset(asset)[:, None]
-        after = []
-        for block, before in zip(self.blocks, cache.blocks if cache else [None] * len(self.blocks)):
-            e, pi, now = block(e, dt, observed, before, trace)
-            after.append(now)
-        law = self.law(self.norm(e))                             # 3 x (b, l, H)
-        if trace is not None: trace.append(g)
-        return ModelOutput(*law, self.position(*law, prior), pi), ModelCache(pool, tuple(after))
-
-# %% ../nbs/04_hybrid.ipynb #ca313537
-class Explanation(NamedTuple):
-    "Why: importances, attention maps, regimes and decays of one pass"
-    importance: Tensor  # gate per feature (b, l, f), sums to one
-    attention: tuple    # per layer (b, head, l, l), heads ordered by window
-    regime: Tensor      # π of the last block (b, l, k)
-    log_decay: tuple    # per layer (b, l, head)
-
-# %% ../nbs/04_hybrid.ipynb #695b6a67
-class _Streaming:
-    "The same way, bar by bar"
-    def init_cache(self, batch_size:int)->ModelCache: # empty
-        "What the model carries before the first session"
-        rows = self.norm.weight.new_zeros(2, batch_size, 20, self.config['input_dim'])
-        return ModelCache(PoolCache(*rows), tuple(b.init_cache(batch_size) for b in self.blocks))
-
-    def prefill(self, x:Tensor, cache:ModelCache, dt=None, mask=None, asset=None, prior=None):
-        "Output of these sessions and the next cache; any cut into chunks gives the same"
-        return self._run(x, dt, mask, asset, prior, cache)
-
-    def step(self, x:Tensor, cache:ModelCache, dt=None, mask=None, asset=None, prior=None):
-        "One session: x (b, f), dt (b,), mask (b, f) -> output without the time axis, next cache"
-        add = lambda t: None if t is None else t[:, None]
-        out, cache = self._run(add(x), add(dt), add(mask), asset, add(prior), cache)
-        return ModelOutput(*(t[:, 0] for t in out)), cache
-
-    @torch.no_grad()
-    def explain(self, x:Tensor, dt=None, mask=None, asset=None)->Explanation: # to look at
-        "Importances, attention maps, regime weights and decays, without dropout"
-        trace, training = [], self.training
-        out, _ = self.eval()._run(x, dt, mask, asset, trace=trace)
-        self.train(training)
-        maps, decays = zip(*trace[:-1])
-        return Explanation(trace[-1], maps, out.regime, decays)
-
-# %% ../nbs/04_hybrid.ipynb #e72602e0
 class ModelFileError(ValueError):
     "A saved model is damaged or not one of ours"
 
@@ -362,11 +286,11 @@ def _read(folder):
     data = (folder / 'weights.safetensors').read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != card.get('sha256'):
-        raise ModelFileError(f"{folder / 'weights.safetensors'} has sha256 {found[:12]}..., model.json "
-                             f"says {str(card.get('sha256'))[:12]}...; save the model again")
+        raise ModelFileError(f'the weights in {folder} have sha256 {found[:9]}..., model.json says '
+                             f"{str(card.get('sha256'))[:9]}...; save the model again")
     return card['config'], load(data)
 
-# %% ../nbs/04_hybrid.ipynb #81cc5c3e
+# %% ../nbs/04_hybrid.ipynb #adc3969f
 class _Portable:
     "Weights as safetensors beside a JSON card: data only, no code runs on loading"
     def save(self, folder:str|Path)->Path: # the folder
@@ -389,8 +313,127 @@ class _Portable:
         model.load_state_dict(weights)
         return model.eval()
 
+# %% ../nbs/04_hybrid.ipynb #3ed9a3c6
+class _Fed(nn.Module):
+    "A model that looks at what it is given before it computes"
+    def _checked(self, x, dt, mask, asset, prior):
+        "The inputs in the model's own precision, and which sessions were observed (None = all)"
+        _check_shapes(x, dt, mask, asset, prior, self.config['input_dim'])
+        if not torch.compiler.is_compiling():
+            _check_values(x, dt, asset, prior, self.config.get('n_assets', 0))
+        own = next(self.parameters())
+        x, dt, prior = (t if t is None else t.to(own) for t in (x, dt, prior))
+        if mask is None: return x, dt, torch.ones_like(x, dtype=torch.bool), prior, None
+        observed = mask.any(-1)
+        return x, dt, mask, prior, None if observed.all() else observed
+
+# %% ../nbs/04_hybrid.ipynb #ca313537
+class SequenceModel(_Portable, _Fed):
+    "What every model promises: forward, prefill and step that agree, save and load"
+    def __init__(self,
+        config:dict, # arguments that build the model again; `input_dim` and `horizons` among them
+    ):
+        super().__init__()
+        self.config, self.horizons = config, tuple(config['horizons'])
+
+    def forward(self,
+        x:Tensor, # features, finite; 0 where not observed (b, l, f)
+        dt:Tensor|None=None, # elapsed time in sessions, calendar days x 252/365.25 (b, l); None = 1
+        mask:Tensor|None=None, # True = observed (b, l, f); None = all
+        asset:Tensor|None=None, # which asset each sequence is (b,)
+        prior:Tensor|None=None, # classical positions to be corrected (b, l)
+    )->ModelOutput: # for every session
+        "Law, position and regime weights"
+        return self._run(x, dt, mask, asset, prior)[0]
+
+    def prefill(self, x:Tensor, cache:tuple, dt=None, mask=None, asset=None, prior=None)->tuple:
+        "Output of these sessions and the next cache; any cut into chunks gives the same"
+        return self._run(x, dt, mask, asset, prior, cache)
+
+    def step(self, x:Tensor, cache:tuple, dt=None, mask=None, asset=None, prior=None)->tuple:
+        "One session: x (b, f), dt (b,), mask (b, f) -> output without the time axis, next cache"
+        add = lambda t: None if t is None else t[:, None]
+        out, cache = self._run(add(x), add(dt), add(mask), asset, add(prior), cache)
+        return ModelOutput(*(t[:, 0] for t in out)), cache
+
 # %% ../nbs/04_hybrid.ipynb #d78395a1
-class HybridFinancialModel(_Streaming, _Portable, _Way):
+class ModelCache(NamedTuple):
+    "Everything the model carries from one session to the next; its size does not grow"
+    pool: PoolCache
+    blocks: tuple  # of BlockCache
+
+# %% ../nbs/04_hybrid.ipynb #49edd61f
+def _check_config(c):
+    for name in 'state_dim', 'memory_dim', 'input_dim', 'num_heads', 'n_layers', 'n_regimes':
+        if not (isinstance(c[name], int) and c[name] >= 1):
+            raise ConfigError(f'{name}={c[name]!r}; give a whole number of at least 1')
+    if c['memory_dim'] % c['num_heads']:
+        good = [h for h in range(1, c['memory_dim'] + 1) if c['memory_dim'] % h == 0]
+        raise ConfigError(f"num_heads={c['num_heads']} does not divide "
+                          f"memory_dim={c['memory_dim']}; choose one of {good}")
+    h = c['horizons']
+    if not h or any(not isinstance(i, int) or i < 1 for i in h) or len(set(h)) < len(h):
+        raise ConfigError(f'horizons={h}; give different whole numbers of sessions, at least 1')
+    if not 0 <= c['dropout'] < 1:
+        raise ConfigError(f"dropout={c['dropout']}; give a fraction in [0, 1)")
+    if c['n_assets'] < 0: raise ConfigError(f"n_assets={c['n_assets']}; give 0 or more")
+    return c
+
+# %% ../nbs/04_hybrid.ipynb #2f5e226d
+class _Parts(SequenceModel):
+    def __init__(self, config):
+        super().__init__(_check_config(config))
+        c, d, n = config, config['memory_dim'], len(config['horizons'])
+        self.select = VariableSelection(c['input_dim'], d)
+        self.asset = nn.Embedding(c['n_assets'], d) if c['n_assets'] else None
+        rest = 'state_dim', 'num_heads', 'n_regimes', 'windows', 'coupling', 'dropout'
+        blocks = (HybridBlock(d, **{k: c[k] for k in rest}) for _ in range(c['n_layers']))
+        self.blocks = nn.ModuleList(blocks)
+        self.norm, self.law, self.position = nn.LayerNorm(d), LawHead(d, n), PositionHead(n)
+        if self.asset: nn.init.normal_(self.asset.weight, std=.02)
+
+# %% ../nbs/04_hybrid.ipynb #2a4856de
+class _Way(_Parts):
+    def _run(self, x, dt=None, mask=None, asset=None, prior=None, cache=None, trace=None):
+        "The whole way, for any number of sessions"
+        x, dt, mask, prior, observed = self._checked(x, dt, mask, asset, prior)
+        e, g, pool = self.select(x, mask, cache and cache.pool)  # (b, l, d), (b, l, f)
+        if self.asset and asset is not None: e = e + self.asset(asset)[:, None]
+        after = []
+        for block, before in zip(self.blocks, cache.blocks if cache else [None] * len(self.blocks)):
+            e, pi, now = block(e, dt, observed, before, trace)
+            after.append(now)
+        law = self.law(self.norm(e))                             # 3 x (b, l, H)
+        if trace is not None: trace.append(g)
+        return ModelOutput(*law, self.position(*law, prior), pi), ModelCache(pool, tuple(after))
+
+# %% ../nbs/04_hybrid.ipynb #d20b47dc
+class Explanation(NamedTuple):
+    "Why: importances, attention maps, regimes and decays of one pass"
+    importance: Tensor  # gate per feature (b, l, f), sums to one
+    attention: tuple    # per layer (b, head, l, l), heads ordered by window
+    regime: Tensor      # π of the last block (b, l, k)
+    log_decay: tuple    # per layer (b, l, head)
+
+# %% ../nbs/04_hybrid.ipynb #3fc92c7e
+class _Looked(_Way):
+    "The empty cache, and the pass that leaves a trace"
+    def init_cache(self, batch_size:int)->ModelCache: # empty
+        "What the model carries before the first session"
+        rows = self.norm.weight.new_zeros(2, batch_size, 20, self.config['input_dim'])
+        return ModelCache(PoolCache(*rows), tuple(b.init_cache(batch_size) for b in self.blocks))
+
+    @torch.no_grad()
+    def explain(self, x:Tensor, dt=None, mask=None, asset=None)->Explanation: # to look at
+        "Importances, attention maps, regime weights and decays, without dropout"
+        trace, training = [], self.training
+        out, _ = self.eval()._run(x, dt, mask, asset, trace=trace)
+        self.train(training)
+        maps, decays = zip(*trace[:-1])
+        return Explanation(trace[-1], maps, out.regime, decays)
+
+# %% ../nbs/04_hybrid.ipynb #7208ceea
+class HybridFinancialModel(_Looked):
     "Variable selection, blocks of state space and attention memory, one predictive law"
     def __init__(self,
         state_dim:int, # rows of the state of each head
@@ -400,7 +443,7 @@ class HybridFinancialModel(_Streaming, _Portable, _Way):
         n_layers:int=2, # blocks
         horizons:tuple=(1, 5, 21), # sessions ahead, one law each
         n_regimes:int=3, # regime weights
-        windows:tuple|None=None, # sessions each head looks back; None = 21, 63, 252, 252, in a cycle
+        windows:tuple|None=None, # sessions each head looks back; None = 21, 63, 252, 252, ...
         coupling:str='mixture', # 'mixture' = memory steers the dynamics, 'none' = the control
         n_assets:int=0, # assets with an embedding of their own; 0 = `asset` is ignored
         dropout:float=0., # fraction dropped of what a block adds, in training
@@ -411,7 +454,3 @@ class HybridFinancialModel(_Streaming, _Portable, _Way):
         with torch.random.fork_rng(devices=[], enabled=seed is not None):
             if seed is not None: torch.manual_seed(seed)
             super().__init__(config)
-
-    def forward(self, x:Tensor, dt=None, mask=None, asset=None, prior=None)->ModelOutput: # all sessions
-        "Law, position and regimes for x (b, l, f), dt (b, l), mask (b, l, f), asset (b,), prior (b, l)"
-        return self._run(x, dt, mask, asset, prior)[0]

@@ -14,7 +14,7 @@ import pandas as pd
 
 # %% ../nbs/01b_splits.ipynb #bd2a547a
 class SplitError(ValueError):
-    "A walk-forward that cannot be laid over these sessions; the message has the numbers and the remedy."
+    "A walk-forward that cannot be laid over these sessions: the numbers and the remedy."
 
 # %% ../nbs/01b_splits.ipynb #18286d93
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,8 @@ class Fold:
         return self.sessions[rows[0]], self.sessions[rows[-1]]
 
     def __str__(self):
-        parts = ('{} {:%Y-%m-%d} .. {:%Y-%m-%d} ({})'.format(p, *self.dates(p), len(getattr(self, p)))
+        parts = ('{} {:%Y-%m-%d} .. {:%Y-%m-%d} ({})'.format(p, *self.dates(p),
+                                                             len(getattr(self, p)))
                  for p in ('train', 'valid', 'test') if len(getattr(self, p)))
         return f'fold {self.number}: ' + ', '.join(parts)
 
@@ -43,7 +44,7 @@ class Fold:
         return f'<pre>{escape(str(self))}</pre>'
 
 # %% ../nbs/01b_splits.ipynb #96b4f747
-def usable(known_at:np.ndarray, # (sessions, ...) position at which each label became known, -1 = never
+def usable(known_at:np.ndarray, # (sessions, ...) position where each label became known, -1 = never
            rows:np.ndarray, # positions that are asked for
            until:int, # a label counts if it was known at a position < until
           )->np.ndarray: # bool, (len(rows), ...): True where the label may be used
@@ -55,10 +56,14 @@ def usable(known_at:np.ndarray, # (sessions, ...) position at which each label b
 class Folds(list):
     "A list of folds that draws itself."
 
-    def frame(self)->pd.DataFrame: # one row a fold: first and last date and number of sessions of each part
+    def frame(self)->pd.DataFrame: # one row a fold: dates and sessions of each part
         "The folds as a table of dates."
-        row = lambda f: {'fold': f.number} | {f'{part} {what}': value for part in ('train', 'valid', 'test')
-            for what, value in zip(('from', 'to', 'sessions'), (*f.dates(part), len(getattr(f, part))))}
+        def row(fold):
+            cells = {'fold': fold.number}
+            for part in ('train', 'valid', 'test'):
+                cells[f'{part} from'], cells[f'{part} to'] = fold.dates(part)
+                cells[f'{part} sessions'] = len(getattr(fold, part))
+            return cells
         return pd.DataFrame([row(f) for f in self]).set_index('fold')
 
     def _repr_html_(self):
@@ -69,19 +74,22 @@ class Folds(list):
 def _timeline(folds, width=640, height=14):
     colours = dict(train='#0072B2', valid='#E69F00', test='#009E73')   # colour-blind safe
     scale = width / len(folds[0].sessions)
-    bars = ''.join(
-        f'<rect x="{getattr(f, p)[0] * scale:.1f}" y="{i * (height + 4)}" height="{height}" fill="{c}" '
-        f'width="{max(len(getattr(f, p)) * scale, 1):.1f}"><title>{p}</title></rect>'
-        for i, f in enumerate(folds) for p, c in colours.items())
+    bar = lambda i, rows, part, colour: (
+        f'<rect x="{rows[0] * scale:.1f}" y="{i * (height + 4)}" height="{height}" '
+        f'width="{max(len(rows) * scale, 1):.1f}" fill="{colour}"><title>{part}</title></rect>')
+    bars = ''.join(bar(i, getattr(f, part), part, colour) for i, f in enumerate(folds)
+                   for part, colour in colours.items() if len(getattr(f, part)))
     legend = ' '.join(f'<span style="color:{c}">&#9632; {p}</span>' for p, c in colours.items())
-    return f'<svg width="{width}" height="{len(folds) * (height + 4)}">{bars}</svg><div>{legend}</div>'
+    size = f'width="{width}" height="{len(folds) * (height + 4)}"'
+    return f'<svg {size}>{bars}</svg><div>{legend}</div>'
 
 # %% ../nbs/01b_splits.ipynb #974e5831
 def _test_blocks(sessions, test_start, test_end, years):
     "Positions of each test block: date ranges of `years`, the last one cut at `test_end`."
     first, last = pd.Timestamp(test_start), pd.Timestamp(test_end)
     if last < first:
-        raise SplitError(f'test_end {last:%Y-%m-%d} is before test_start {first:%Y-%m-%d}: swap them')
+        raise SplitError(f'test_end {last:%Y-%m-%d} is before test_start {first:%Y-%m-%d}: '
+                         'swap them')
     blocks, number = [], 0
     while (begin := first + pd.DateOffset(years=years * number)) <= last:
         end = min(first + pd.DateOffset(years=years * (number + 1)), last + pd.Timedelta(days=1))
@@ -89,18 +97,21 @@ def _test_blocks(sessions, test_start, test_end, years):
         number += 1
     blocks = [b for b in blocks if len(b)]
     if not blocks:
-        raise SplitError(f'no session between test_start {first:%Y-%m-%d} and test_end {last:%Y-%m-%d}; '
-                         f'the data runs {sessions[0]:%Y-%m-%d} .. {sessions[-1]:%Y-%m-%d}')
+        raise SplitError(f'no session between test_start {first:%Y-%m-%d} and test_end '
+                         f'{last:%Y-%m-%d}: the data runs {sessions[0]:%Y-%m-%d} .. '
+                         f'{sessions[-1]:%Y-%m-%d}, choose dates inside')
     return blocks
 
 def _check(sessions, years, embargo, valid_fraction):
-    if not len(sessions): raise SplitError('0 sessions: there is nothing to split, load a longer range')
+    if not len(sessions):
+        raise SplitError('0 sessions: there is nothing to split, load a longer range')
     if not (sessions.is_monotonic_increasing and sessions.is_unique):
         raise SplitError('sessions must be sorted and unique: sort them and drop what is double')
-    if years < 1 or int(years) != years: raise SplitError(f'years={years}: use a whole number from 1 on')
+    if years < 1 or int(years) != years:
+        raise SplitError(f'years={years}: use a whole number from 1 on')
     if embargo < 0: raise SplitError(f'embargo={embargo} sessions: use 0 or more')
     if not 0 < valid_fraction < 1:
-        raise SplitError(f'valid_fraction={valid_fraction}: use a fraction between 0 and 1, such as .15')
+        raise SplitError(f'valid_fraction={valid_fraction}: use a fraction between 0 and 1')
 
 # %% ../nbs/01b_splits.ipynb #c35af6cc
 def walk_forward(sessions:pd.DatetimeIndex, # all sessions of the data, sorted and unique
@@ -108,7 +119,7 @@ def walk_forward(sessions:pd.DatetimeIndex, # all sessions of the data, sorted a
                  test_end:str, # last date that is judged, inclusive
                  years:int=3, # length of a test block, calendar years
                  embargo:int=21, # unused sessions between training rows and a test block
-                 valid_fraction:float=.15, # share of the training dates that chooses the epoch, the latest ones
+                 valid_fraction:float=.15, # share of the training dates, the latest, to choose by
                  train_start:str=None, # first date that teaches; None = the first session
                  min_train:int=504, # sessions that training and validation need together
                 )->Folds: # expanding folds, in order; raises SplitError
@@ -120,16 +131,18 @@ def walk_forward(sessions:pd.DatetimeIndex, # all sessions of the data, sorted a
     for number, test in enumerate(_test_blocks(sessions, test_start, test_end, years)):
         stop = int(test[0]) - embargo
         if stop - start < max(min_train, 2):
+            found, needed, day = max(stop - start, 0), max(min_train, 2), sessions[test[0]]
             raise SplitError(
-                f'fold {number}: {max(stop - start, 0)} sessions before {sessions[test[0]]:%Y-%m-%d} less an '
-                f'embargo of {embargo}, {max(min_train, 2)} are needed: start the data earlier or test later')
+                f'fold {number}: {found} sessions before {day:%Y-%m-%d} less an embargo '
+                f'of {embargo}, {needed} are needed: start the data earlier or test later')
         cut = stop - min(max(1, round((stop - start) * valid_fraction)), stop - start - 1)
-        folds.append(Fold(number, np.arange(start, cut), np.arange(cut, stop), test, cut, stop, sessions))
+        folds.append(Fold(number, np.arange(start, cut), np.arange(cut, stop), test, cut, stop,
+                          sessions))
     return folds
 
 # %% ../nbs/01b_splits.ipynb #d874cdd7
 def holdout(sessions:pd.DatetimeIndex, # all sessions of the data, sorted and unique
-            valid_fraction:float=.15, # share of the sessions that chooses the epoch, the latest ones
+            valid_fraction:float=.15, # share of the sessions, the latest, to choose by
            )->Fold: # its test part is empty; raises SplitError
     "One fold that learns from all sessions but the last ones, which choose the epoch."
     sessions = pd.DatetimeIndex(sessions)

@@ -104,6 +104,15 @@ def _check_scan(u, log_a, B, C, h):
             raise ModelInputError(f'{name} has shape {tuple(x.shape)}; with u (b, l, head, p) = '
                                   f'{tuple(u.shape)} it must be {want}')
 
+def _lowest(log_a):
+    if torch.compiler.is_compiling(): return LOG_DECAY_FLOOR  # the layer has floored it
+    low, high = (x.item() for x in log_a.detach().aminmax())
+    if high > 0:
+        raise ModelInputError(f'log_a reaches {high:.3g}: a decay above 1 explodes; '
+                              'give log_a <= 0')
+    return low
+
+# %% ../nbs/02_ssm.ipynb #5eee529c
 def selective_scan(
     u:Tensor, # what is written (b, l, head, p)
     log_a:Tensor, # logarithm of the decay, at most 0 (b, l, head)
@@ -116,20 +125,19 @@ def selective_scan(
     h = initial_state
     if h is None: h = u.new_zeros(u.shape[0], u.shape[2], B.shape[-1], u.shape[3])
     if u.shape[1] == 1: return selective_scan_reference(u, log_a, B, C, h)
-    low, high = (x.item() for x in log_a.detach().aminmax())
-    if high > 0:
-        raise ModelInputError(f'log_a reaches {high:.3g}: a decay above 1 explodes; give log_a <= 0')
-    return (_chunked if low >= LOG_DECAY_FLOOR else _segments)(u, log_a, B, C, h)
+    form = _chunked if _lowest(log_a) >= LOG_DECAY_FLOOR else _segments
+    return form(u, log_a, B, C, h)
 
-# %% ../nbs/02_ssm.ipynb #06dd0fa1
+# %% ../nbs/02_ssm.ipynb #558c6011
 class SSMState(NamedTuple):
     "What the layer carries from one session to the next; opaque to callers"
     hidden: Tensor  # (b, head, n, p)
 
-# %% ../nbs/02_ssm.ipynb #558c6011
+# %% ../nbs/02_ssm.ipynb #48d81605
 def _rest_rates(head, slow=1 / 500, fast=1 / 2):
     "λ per session, log-uniform: from two sessions to two years"
-    return torch.logspace(math.log10(slow), math.log10(fast), head) if head > 1 else torch.tensor([1 / 21])
+    if head == 1: return torch.tensor([1 / 21])
+    return torch.logspace(math.log10(slow), math.log10(fast), head)
 
 class _Dynamics(nn.Module):
     "Input and memory -> what is written (v), where (B), where it is read (C), and the decay"
@@ -149,12 +157,13 @@ class _Dynamics(nn.Module):
         B, C, z = z.split(self.sizes, -1)                         # (b, l, n) x 2, (b, l, head)
         pace = F.softplus(self.rest + z)                          # Δ
         if shift is not None: pace = pace * shift.exp()           # Δ e^σ
-        if observed is not None: pace = torch.where(observed[..., None], pace, F.softplus(self.rest))
+        if observed is not None:
+            pace = torch.where(observed[..., None], pace, F.softplus(self.rest))
         if dt is not None: pace = pace * dt[..., None]            # τ Δ e^σ
         log_a = (-pace * self.log_rate.exp()).clamp_min(LOG_DECAY_FLOOR)
         return self.value(u), B, C * C.shape[-1] ** -.5, log_a
 
-# %% ../nbs/02_ssm.ipynb #48d81605
+# %% ../nbs/02_ssm.ipynb #6240b9cd
 class SelectiveSSM(nn.Module):
     "A state space per head whose decay is set by the input, the elapsed time and a memory"
     def __init__(self,

@@ -14,12 +14,12 @@ import pandas as pd
 from .data import Bars, DataError
 
 # %% ../nbs/01a_targets.ipynb #dcd1177d
-MIN_VOLATILITY = 1e-5   # a session; a tenth of the calmest rate future
+MIN_VOLATILITY = 1e-5   # a session; far below the calmest bond future
 
 def volatility(bars:Bars, # prices
-               span:int=60, # of the exponential weights, in rows: half of the weight lies within about 21
+               span:int=60, # of the exponential weights, in rows; half of the weight is in 21
                min_periods:int=20, # returns the first value needs
-              )->pd.DataFrame: # sessions x symbols, a session; NaN before that and where there is no price
+              )->pd.DataFrame: # sessions x symbols; NaN before that and without a price
     "Exponentially weighted standard deviation of daily returns, up to and with each session."
     returns = bars.returns
     spread = returns.ewm(span=span, ignore_na=True, min_periods=min_periods).std()
@@ -61,8 +61,10 @@ class Targets:
         "How many labels there are, and what they look like."
         rows = {h: self.frame(h).stack().dropna() for h in self.horizons}
         cells = self.volatility.size
-        table = {h: {'labels': len(v), 'share': len(v) / max(cells, 1), 'up': direction(v).mean(), 'mean': v.mean(),
-                     'sd': v.std(), '1 %': v.quantile(.01), '99 %': v.quantile(.99)} for h, v in rows.items()}
+        table = {h: {'labels': len(v), 'share': len(v) / max(cells, 1), 'up': direction(v).mean(),
+                     'mean': v.mean(),
+                     'sd': v.std(), '1 %': v.quantile(.01), '99 %': v.quantile(.99)} for h,
+                 v in rows.items()}
         return pd.DataFrame.from_dict(table, orient='index').rename_axis('horizon, scaled')
 
     def __repr__(self):
@@ -73,7 +75,7 @@ class Targets:
 
 # %% ../nbs/01a_targets.ipynb #df7a16d6
 def _forward(level, horizon):
-    "Return over the next `horizon` observed rows of one column, and the position at which it is known."
+    "Return over the next `horizon` own rows, and the position at which it is known."
     r, known = np.full(len(level), np.nan), np.full(len(level), -1)
     rows = np.flatnonzero(np.isfinite(level))
     begin, end = rows[:-horizon], rows[horizon:]
@@ -87,12 +89,15 @@ def forward_targets(bars:Bars, # prices
                     horizons:tuple=(1, 5, 21), # in observed rows of the symbol, each >= 1
                     span:int=60, # of the volatility
                    )->Targets: # raises DataError for a horizon below 1
-    "Compounded returns over the next rows, plain and in volatilities, with the time they became known."
+    "Compounded returns over the next rows, plain and in volatilities, and when they are known."
     if not horizons or any(h < 1 or int(h) != h for h in horizons):
-        raise DataError(f'horizons = {tuple(horizons)}: use whole numbers of sessions from 1 on', value=tuple(horizons),
+        raise DataError(f'horizons = {tuple(horizons)}: use whole numbers of sessions from 1 on',
+                        value=tuple(horizons),
                         rule='bad horizon')
     level, sigma = bars.level.to_numpy(float), volatility(bars, span).to_numpy(float)   # (S, N)
     pairs = [[_forward(column, h) for column in level.T] for h in horizons]             # H x N x 2
-    returns, known_at = (np.stack([np.stack([p[i] for p in row], -1) for row in pairs], -1) for i in (0, 1))  # (S, N, H)
+    returns, known_at = (np.stack([np.stack([p[i] for p in row], -1) for row in pairs],
+                                  -1) for i in (0, 1))  # (S, N, H)
     scaled = returns / (sigma[..., None] * np.sqrt(horizons))
-    return Targets(returns, known_at.astype(np.int64), scaled, sigma, tuple(horizons), bars.sessions, tuple(bars.symbols))
+    return Targets(returns, known_at.astype(np.int64), scaled, sigma, tuple(horizons),
+                   bars.sessions, tuple(bars.symbols))

@@ -10,7 +10,7 @@ __all__ = ['TrainerError', 'Batch', 'batches', 'epoch_order', 'History', 'Run', 
 # %% ../nbs/05_trainer.ipynb #ac8bf4e1
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +31,7 @@ from .splits import Fold
 class TrainerError(ValueError):
     "A model and its training data do not fit together."
 
-
+# %% ../nbs/05_trainer.ipynb #049c06dd
 class Batch(NamedTuple):
     "Some windows as tensors on the model's device."
     x: Tensor  # (b, l, f)
@@ -41,20 +41,20 @@ class Batch(NamedTuple):
     target: Tensor  # (b, l, h)
     cost: Tensor  # (b, l)
 
-# %% ../nbs/05_trainer.ipynb #049c06dd
+# %% ../nbs/05_trainer.ipynb #6e6fac57
 def batches(
     data:Sequences, # the windows
     batch_size:int, # windows in a batch; the last one may be smaller
     order:np.ndarray|None=None, # order of the windows; None = as they are
     device:str='cpu', # where the tensors go
-): # yields Batch
+)->Iterator: # of Batch
     "Yield the windows of `data` as batches of tensors."
     order = np.arange(len(data)) if order is None else order
     for i in range(0, len(order), batch_size):
         part = data[order[i:i + batch_size]]
         yield Batch(*(torch.from_numpy(getattr(part, f)).to(device) for f in Batch._fields))
 
-# %% ../nbs/05_trainer.ipynb #8791c3b6
+# %% ../nbs/05_trainer.ipynb #a41db177
 def epoch_order(
     n:int, # windows
     seed:int, # the run's seed
@@ -63,7 +63,7 @@ def epoch_order(
     "The shuffled order of windows in one epoch, a function of seed and epoch alone."
     return np.random.default_rng([seed, epoch]).permutation(n)
 
-# %% ../nbs/05_trainer.ipynb #27f24036
+# %% ../nbs/05_trainer.ipynb #6546e515
 @dataclass
 class History:
     "The record of a training run, one row per epoch."
@@ -87,19 +87,20 @@ class History:
         head = f"<b>History</b> {len(self.rows)} epochs, best: {self.best_epoch}"
         return head + self.frame.tail(12).to_html(float_format="{:.4f}".format)
 
-# %% ../nbs/05_trainer.ipynb #6e06b321
+# %% ../nbs/05_trainer.ipynb #ffbc9175
 @dataclass
 class Run:
     "The state of a training run that callbacks may read; `stop` they may also set."
     model: nn.Module
     epochs: int  # asked for
+    device: str = "cpu"  # where the model lives
     epoch: int = 0  # now running
     stop: bool = False  # set to True to end after this epoch
     optimizer: torch.optim.Optimizer | None = None
     best: dict | None = None  # the weights of the best epoch so far
     history: History = field(default_factory=History)
 
-
+# %% ../nbs/05_trainer.ipynb #196921ec
 class Callback:
     "Something that happens around training; every method may be left out."
 
@@ -112,7 +113,7 @@ class Callback:
     def after_fit(self, run:Run)->None:
         "Called once at the end, also after an error or an interrupt."
 
-# %% ../nbs/05_trainer.ipynb #69282feb
+# %% ../nbs/05_trainer.ipynb #0620da7b
 class KeepBest(Callback):
     "Put the weights of the best epoch back, and stop after `patience` epochs without a better one."
 
@@ -133,7 +134,7 @@ class KeepBest(Callback):
         if run.best is not None:
             run.model.load_state_dict(run.best)
 
-# %% ../nbs/05_trainer.ipynb #0620da7b
+# %% ../nbs/05_trainer.ipynb #ff10bfc6
 class ProgressBar(Callback):
     "A progress bar over epochs that shows both losses."
 
@@ -156,7 +157,7 @@ class ProgressBar(Callback):
         "Close the bar."
         self.bar.close()
 
-# %% ../nbs/05_trainer.ipynb #42554511
+# %% ../nbs/05_trainer.ipynb #0de339a4
 @torch.no_grad()
 def evaluate(
     model:nn.Module, # left in evaluation mode
@@ -175,7 +176,7 @@ def evaluate(
     mean = (torch.stack(parts).double() * weights[:, None]).sum(0) / weights.sum()
     return dict(zip(("valid", "likelihood", "sharpe"), mean.tolist()))
 
-
+# %% ../nbs/05_trainer.ipynb #88039b11
 def predict_batch(
     model:nn.Module, # any model of this contract
     batch:Batch, # inputs
@@ -184,42 +185,39 @@ def predict_batch(
     asset = batch.asset if model.config.get("n_assets") else None
     return model(batch.x, dt=batch.dt, mask=batch.mask, asset=asset)
 
-# %% ../nbs/05_trainer.ipynb #0de339a4
+# %% ../nbs/05_trainer.ipynb #a309448e
 def fit(
-    model:nn.Module, # trained in place
     train:Sequences, # windows to learn from
     valid:Sequences, # windows that choose the epoch
-    run:Run, # epochs to do, history so far
+    run:Run, # the model, trained in place; epochs to do; history so far
     loss:JointLoss=JointLoss(), # the objective
     learning_rate:float=1e-3, # peak of the one-cycle schedule
     batch_size:int=64, # windows
     seed:int=0, # order of the windows
     callbacks:Sequence=(), # of Callback
-    device:str='cpu', # where the model lives
 )->History: # one row per epoch
     "Train a model: the whole loop."
-    steps = -(-len(train) // batch_size)
-    schedule = one_cycle(run, learning_rate, steps)
+    schedule = one_cycle(run, learning_rate, steps=-(-len(train) // batch_size))
     call(callbacks, "before_fit", run)
     try:
         for run.epoch in range(run.epoch, run.epochs):
             began, losses = time.perf_counter(), []
-            model.train()
-            for b in batches(train, batch_size, epoch_order(len(train), seed, run.epoch), device):
-                parts = loss(predict_batch(model, b), b.target, b.cost)
+            run.model.train()
+            order = epoch_order(len(train), seed, run.epoch)
+            for b in batches(train, batch_size, order, run.device):
+                parts = loss(predict_batch(run.model, b), b.target, b.cost)
                 parts.total.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), 1.)
+                nn.utils.clip_grad_norm_(run.model.parameters(), 1.)
                 run.optimizer.step(); schedule.step(); run.optimizer.zero_grad()
                 losses.append(parts.total.detach())
-            record(run, losses, evaluate(model, valid, loss, batch_size, device), began)
+            record(run, losses, evaluate(run.model, valid, loss, batch_size, run.device), began)
             call(callbacks, "after_epoch", run)
-            if run.stop:
-                break
+            if run.stop: break
     finally:
         call(callbacks, "after_fit", run)
     return run.history
 
-# %% ../nbs/05_trainer.ipynb #e5e7c668
+# %% ../nbs/05_trainer.ipynb #04fe2d37
 def one_cycle(
     run:Run, # its model's parameters, its epochs and the epoch to begin with
     learning_rate:float, # the peak
@@ -227,14 +225,16 @@ def one_cycle(
 )->torch.optim.lr_scheduler.LRScheduler: # positioned at the epoch to begin with
     "AdamW (kept on the run) under a one-cycle learning rate (Smith, 2018)."
     if run.optimizer is None:
-        run.optimizer = torch.optim.AdamW(run.model.parameters(), lr=learning_rate, weight_decay=.01)
+        weights = run.model.parameters()
+        run.optimizer = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         run.optimizer, learning_rate, total_steps=run.epochs * steps + 1, cycle_momentum=False)
-    schedule.last_epoch = run.epoch * steps - 1  # the rate is a closed form of this number
-    schedule.step()
+    if run.epoch:  # resumed: the rate is a closed form of the number of steps done
+        schedule.load_state_dict(schedule.state_dict() | {"last_epoch": run.epoch * steps})
+        run.optimizer.param_groups[0]["lr"] = run.history.rows[-1]["learning_rate"]
     return schedule
 
-# %% ../nbs/05_trainer.ipynb #4852d8a1
+# %% ../nbs/05_trainer.ipynb #18747e84
 def record(
     run:Run, # its history grows by one row
     losses:Sequence, # training losses of the epoch's batches
@@ -250,7 +250,7 @@ def record(
     run.history.rows.append(dict(epoch=run.epoch, train=train, **scores, learning_rate=rate,
                                  seconds=time.perf_counter() - began))
 
-
+# %% ../nbs/05_trainer.ipynb #1372cb88
 def call(
     callbacks:Sequence, # of Callback
     moment:str, # name of the method
@@ -260,7 +260,7 @@ def call(
     for c in callbacks:
         getattr(c, moment)(run)
 
-# %% ../nbs/05_trainer.ipynb #1372cb88
+# %% ../nbs/05_trainer.ipynb #7eee139b
 def _flat_state(
     run:Run, # after an epoch
 )->dict: # name -> tensor
@@ -281,7 +281,7 @@ def _nested(flat):
             out.setdefault(int(i), {})[key] = tensor
     return out
 
-# %% ../nbs/05_trainer.ipynb #ea29bddf
+# %% ../nbs/05_trainer.ipynb #e6b93783
 class Checkpoint(Callback):
     "Write the state of the run after every epoch, so that it can be resumed."
 
@@ -299,7 +299,7 @@ class Checkpoint(Callback):
         save_file(_flat_state(run), part, metadata=meta)
         part.replace(self.folder / "state.safetensors")
 
-# %% ../nbs/05_trainer.ipynb #c5f8b812
+# %% ../nbs/05_trainer.ipynb #ee1186dc
 def resume_run(
     run:Run, # a fresh run of the same model; changed in place
     folder:str|Path, # where `Checkpoint` wrote
@@ -322,7 +322,7 @@ def resume_run(
     run.epoch = int(meta["epoch"]) + 1
     return run
 
-# %% ../nbs/05_trainer.ipynb #ee1186dc
+# %% ../nbs/05_trainer.ipynb #440fd5d8
 @torch.no_grad()
 def predict_arrays(
     model:nn.Module, # any model of this contract
@@ -342,7 +342,7 @@ def predict_arrays(
         out.append(part)
     return out
 
-# %% ../nbs/05_trainer.ipynb #20285f49
+# %% ../nbs/05_trainer.ipynb #b9e4eb3d
 def to_forecast(
     outputs:Sequence, # of ModelOutput, successive in time
     panel:FeaturePanel, # sessions, symbols and what was observed
@@ -359,7 +359,7 @@ def to_forecast(
               for k in range(outputs[0].regime.shape[-1])}
     return Forecast(frame(lambda o: o.position), **law, regime=regime)
 
-# %% ../nbs/05_trainer.ipynb #0f70a2d8
+# %% ../nbs/05_trainer.ipynb #1b83c6fa
 class _Persistence:
     "Saving and loading of a trained model with the scaler it was trained with."
 
@@ -386,10 +386,8 @@ class _Persistence:
         self.history = History(facts["history"])
         return self
 
-# %% ../nbs/05_trainer.ipynb #b9e4eb3d
-class ModelTrainer(_Persistence):
-    "Trains a model on the sessions between two dates and turns it into forecasts."
-
+# %% ../nbs/05_trainer.ipynb #39e09fca
+class _Setup(_Persistence):
     def __init__(self,
         model:nn.Module, # HybridFinancialModel or any baseline of the same contract
         training_start:str='2010-01-01', # first session, included
@@ -410,6 +408,10 @@ class ModelTrainer(_Persistence):
         self.history, self.scaler = History(), None
         _check_fit(model, self.data)
 
+# %% ../nbs/05_trainer.ipynb #2d495319
+class ModelTrainer(_Setup):
+    "Trains a model on the sessions between two dates and turns it into forecasts."
+
     def train_model(self,
         epochs:int=100, # at most; the best one by validation is kept
         learning_rate:float=1e-4, # peak of the one-cycle schedule
@@ -425,7 +427,7 @@ class ModelTrainer(_Persistence):
         "What the trained model says in every session, each knowing only its past."
         return _predict(self, panel)
 
-# %% ../nbs/05_trainer.ipynb #017561ee
+# %% ../nbs/05_trainer.ipynb #5911bc10
 def training_options(
     window:int=252, # sessions in a training window
     warm_up:int=63, # unscored sessions in front of each window
@@ -451,16 +453,17 @@ def _check_fit(model, data):
     "Compare the model's input width with the number of features."
     if model.config["input_dim"] != len(data.features):
         raise TrainerError(
-            f"the model has input_dim={model.config['input_dim']} but there are {len(data.features)} "
-            f"features: build it with input_dim={len(data.features)} or choose other features")
+            f"the model has input_dim={model.config['input_dim']} but there are "
+            f"{len(data.features)} features: build it with input_dim={len(data.features)} or "
+            "choose other features")
 
-# %% ../nbs/05_trainer.ipynb #1b83c6fa
+# %% ../nbs/05_trainer.ipynb #10184e05
 def _callbacks(
     options:dict, # from training_options
     epochs:int, # asked for
 )->list: # of Callback
     patience = max(epochs // 5, 5) if options["patience"] is None else options["patience"]
-    out = [KeepBest(patience), *options["callbacks"]]  # before the checkpoint, which stores the best
+    out = [KeepBest(patience), *options["callbacks"]]  # before the checkpoint, which stores it
     if options["checkpoint"] is not None:
         out.append(Checkpoint(options["checkpoint"]))
     return out + [ProgressBar(options["label"])] * options["progress"]
@@ -471,12 +474,12 @@ def _train(trainer, epochs, learning_rate, fold, options):
     o = options
     data = trainer.data.prepare_training_data(o["window"], fold, o["stride"], o["warm_up"])
     trainer.scaler = data.scaler
-    run = Run(trainer.model, epochs)
+    run = Run(trainer.model, epochs, trainer.device)
     if o["resume"]:
         resume_run(run, o["checkpoint"])
     trainer.history = run.history
-    return fit(trainer.model, data.train, data.valid, run, trainer.loss, learning_rate,
-               o["batch_size"], trainer.seed, _callbacks(o, epochs), trainer.device)
+    return fit(data.train, data.valid, run, trainer.loss, learning_rate, o["batch_size"],
+               trainer.seed, _callbacks(o, epochs))
 
 
 def _predict(trainer, panel):

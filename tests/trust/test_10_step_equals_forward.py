@@ -1,0 +1,93 @@
+"""Row 10: step == forward. However the sessions arrive, the model says the same and carries no more."""
+import random
+
+import pytest
+import torch
+
+from hybrid_ssm.hybrid import HybridFinancialModel, ModelOutput
+
+B, L, F = 2, 96, 4
+
+
+def model(coupling="mixture"):
+    "A small model in float32, away from its tidy start"
+    torch.manual_seed(10)
+    net = HybridFinancialModel(8, 16, F, 4, n_assets=3, windows=(5, 21, 40, 40), coupling=coupling)
+    for p in net.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    return net.eval()
+
+
+def sessions():
+    "Features with holes, sessions without any, uneven time, an asset and a prior each"
+    torch.manual_seed(0)
+    mask = torch.rand(B, L, F) > 0.2
+    mask[0, 30:40], mask[:, :2] = False, False
+    x = torch.randn(B, L, F).masked_fill(~mask, 0.0)
+    return x, torch.rand(B, L) * 3, mask, torch.tensor([0, 2]), torch.rand(B, L) * 2 - 1
+
+
+def chunkings(number, seed=0):
+    "Bar by bar, at once, and random cuts"
+    rng = random.Random(seed)
+    yield list(range(L + 1))
+    yield [0, L]
+    for _ in range(number - 2):
+        yield [0, *sorted(rng.sample(range(1, L), rng.randrange(1, 12))), L]
+
+
+def advance(net, x, cache, dt, mask, asset, prior):
+    "Some sessions more: by `step` if it is one, else by `prefill`"
+    if x.shape[1] > 1:
+        return net.prefill(x, cache, dt, mask, asset, prior)
+    out, cache = net.step(x[:, 0], cache, dt[:, 0], mask[:, 0], asset, prior[:, 0])
+    return ModelOutput(*(part[:, None] for part in out)), cache
+
+
+def size(cache):
+    return sum(map(size, cache)) if isinstance(cache, tuple) else cache.numel()
+
+
+@torch.no_grad()
+def same_in_any_cut(advance, number=25, coupling="mixture"):
+    "Ratio of norms below 1e-6 for every output and every chunking; a cache that does not grow"
+    net, (x, dt, mask, asset, prior) = model(coupling), sessions()
+    whole = net(x, dt, mask, asset, prior)
+    for cuts in chunkings(number):
+        cache, parts = net.init_cache(B), []
+        empty = size(cache)
+        for i, j in zip(cuts, cuts[1:]):
+            out, cache = advance(net, x[:, i:j], cache, dt[:, i:j], mask[:, i:j], asset, prior[:, i:j])
+            parts.append(out)
+        assert size(cache) == empty, "the cache grows"
+        for name, mine, true in zip(whole._fields, map(torch.cat, zip(*parts), [1] * 5), whole):
+            ratio = (mine.double() - true.double()).norm() / true.double().norm()
+            assert ratio < 1e-6, f"{name}, cut at {cuts}: {ratio:.1e}"
+
+
+@pytest.mark.parametrize("coupling", ["mixture", "none"])
+def test_step_equals_forward(coupling):
+    same_in_any_cut(advance, coupling=coupling)
+
+
+@pytest.mark.slow
+def test_step_equals_forward_200():
+    same_in_any_cut(advance, number=200)
+
+
+def forgets(part):
+    "A model that loses one part of what it should carry"
+    def planted(net, x, cache, *rest):
+        fresh = net.init_cache(B)
+        if part == "pool":
+            cache = cache._replace(pool=fresh.pool)
+        else:
+            blocks = (now._replace(**{part: new._asdict()[part]}) for now, new in zip(cache.blocks, fresh.blocks))
+            cache = cache._replace(blocks=tuple(blocks))
+        return advance(net, x, cache, *rest)
+    return planted
+
+
+def test_mutants(mutants):
+    for part, name in (("ssm", "state not carried"), ("attention", "ring not carried"), ("pool", "means not carried")):
+        mutants.kill(10, name, same_in_any_cut, forgets(part))
