@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import Bars
-from .hybrid import LawHead, ModelOutput, PositionHead
-from .tmpseq import SequenceModel
+from .hybrid import LawHead, ModelOutput, PositionHead, SequenceModel
 
 # %% ../nbs/04a_baselines.ipynb #3bbf10d3
 def tsmom(

@@ -136,7 +136,7 @@ def readme(path=ROOT / "nbs" / "index.ipynb"):
     import nbformat
     from nbconvert import MarkdownExporter
 
-    notebook = json.loads(Path(path).read_text(encoding="utf-8"))
+    notebook = nbformat.read(path, as_version=4)  # joins sources and outputs stored as lists of lines
     notebook["cells"] = reader_cells(notebook)
     notebook["metadata"] = {"language_info": {"name": "python"}}
     resources = {"output_files_dir": "README_files", "unique_key": "figure"}
