@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from .backtest import BacktestResult, backtest
 from .baselines import LSTMBaseline, buy_and_hold, equal_weight, tsmom
-from .data import Bars, instrument_costs, load_bars
+from .data import Bars, DataError, instrument_costs, load_bars
 from .features import DEFAULT_FEATURES, FEATURES
 from .figures import (
     attention_figure, calibration_figure, drawdown_figure, equity_figure, importance_figure,
@@ -239,6 +239,16 @@ class Market:
         return self.universe.sessions
 
 # %% ../nbs/08_experiment.ipynb #5de48637
+def _with_benchmark(load, universe, data):
+    "Universe and index on common sessions, from a source that has more than the universe."
+    try:
+        return load([*universe.symbols, data.benchmark])
+    except DataError as e:
+        raise DataError(f"the benchmark '{data.benchmark}' cannot be loaded from '{data.source}': "
+                        "name another symbol as data.benchmark (--benchmark SYMBOL). "
+                        f"{e}", symbol=data.benchmark) from e
+
+# %% ../nbs/08_experiment.ipynb #d0dc5622
 def load_market(
     config:Config, # which source, dates, symbols and benchmark
 )->Market: # raises DataError naming what is missing
@@ -252,7 +262,7 @@ def load_market(
     if d.benchmark in universe.symbols:
         index = universe.select([d.benchmark])
     else:
-        joint = load([*universe.symbols, d.benchmark])
+        joint = _with_benchmark(load, universe, d)
         universe, index = joint.select(list(universe.symbols)), joint.select([d.benchmark])
     handler = FinancialDataHandler(bars=universe, features=config.features,
                                    costs=config.costs.fraction)
@@ -260,7 +270,7 @@ def load_market(
         instrument_costs(bars, config.costs.fraction)  # an error now and not after the training
     return Market(universe, index, handler)
 
-# %% ../nbs/08_experiment.ipynb #a26f9d62
+# %% ../nbs/08_experiment.ipynb #200f3a3a
 @dataclass(frozen=True)
 class Task:
     "One model, one seed, one fold."
@@ -276,7 +286,7 @@ class Task:
         "Whether its forecast is on disk."
         return (self.folder(run) / "forecast.parquet").exists()
 
-# %% ../nbs/08_experiment.ipynb #200f3a3a
+# %% ../nbs/08_experiment.ipynb #437ceecc
 def all_tasks(
     config:Config, # models and seeds
     folds:Sequence, # of Fold
@@ -285,7 +295,7 @@ def all_tasks(
     return [Task(f, m, s) for f in range(len(folds)) for m in config.models.names
             if STRATEGIES[m].trained for s in config.train.seeds]
 
-# %% ../nbs/08_experiment.ipynb #437ceecc
+# %% ../nbs/08_experiment.ipynb #0be42782
 def make_trainer(
     config:Config, # model and training
     market:Market, # data
@@ -297,7 +307,7 @@ def make_trainer(
     start, end = (f"{s:%Y-%m-%d}" for s in market.sessions[[0, -1]])
     return ModelTrainer(model, start, end, data=market.handler, seed=task.seed)
 
-# %% ../nbs/08_experiment.ipynb #0be42782
+# %% ../nbs/08_experiment.ipynb #6c85a151
 def do_task(
     task:Task, # what to do
     config:Config, # how
@@ -317,7 +327,7 @@ def do_task(
     said = trainer.predict(market.handler.panel.window(None, last)).window(first, last)
     said.to_parquet(task.folder(run) / "forecast.parquet")
 
-# %% ../nbs/08_experiment.ipynb #817a2433
+# %% ../nbs/08_experiment.ipynb #4e1b73bf
 def register_trial(
     out:Path, # folder of all runs
     facts:dict, # what is about to be tried
@@ -327,7 +337,7 @@ def register_trial(
     with open(out / "trials.jsonl", "a") as f:
         f.write(json.dumps(facts, sort_keys=True) + "\n")
 
-# %% ../nbs/08_experiment.ipynb #bc22a150
+# %% ../nbs/08_experiment.ipynb #4a933848
 def collect(
     config:Config, # models and seeds
     folds:Sequence, # the folds whose tasks are all done
@@ -341,7 +351,7 @@ def collect(
     return {m: concat_forecasts([one(m, i) for i in range(len(folds))])
             for m in config.models.names if STRATEGIES[m].trained}
 
-# %% ../nbs/08_experiment.ipynb #4a933848
+# %% ../nbs/08_experiment.ipynb #41b3d404
 def target_weights(
     config:Config, # rivals and the sizing policy
     market:Market, # bars
@@ -356,7 +366,7 @@ def target_weights(
         out[strategy.label] = config.risk.weights(said, market.universe) if strategy.sized else said
     return out
 
-# %% ../nbs/08_experiment.ipynb #41b3d404
+# %% ../nbs/08_experiment.ipynb #f35561fc
 def keep_books(
     weights:dict, # label -> frame of target weights
     config:Config, # costs and fills
@@ -374,7 +384,7 @@ def keep_books(
         out[label] = backtest(frame, bars, costs=costs, fill=fill or config.costs.fill)
     return out
 
-# %% ../nbs/08_experiment.ipynb #4f180ebf
+# %% ../nbs/08_experiment.ipynb #29420165
 class _Readings:
     @property
     def table(self)->LeagueTable:
@@ -402,7 +412,7 @@ class _Readings:
         notes = "".join(f"<li>{n}</li>" for n in result_notes(self))
         return f"{self.table._repr_html_()}<ul>{notes}</ul>"
 
-# %% ../nbs/08_experiment.ipynb #29420165
+# %% ../nbs/08_experiment.ipynb #da379d23
 @dataclass(frozen=True, eq=False, repr=False)
 class ExperimentResult(_Readings):
     "What an experiment found: a table, the books behind it and the folder that holds both."
@@ -415,7 +425,7 @@ class ExperimentResult(_Readings):
     books: dict  # label -> BacktestResult
     complete: bool  # False: interrupted, later folds are missing
 
-# %% ../nbs/08_experiment.ipynb #da379d23
+# %% ../nbs/08_experiment.ipynb #9542b13e
 def result_notes(
     result:ExperimentResult, # what was found
 )->list: # sentences
@@ -426,12 +436,16 @@ def result_notes(
              "twice that are not told apart, and the table ranks nobody. Networks: mean of "
              f"{seeds} seed{'s' * (seeds > 1)}. Risk-free rate taken as zero.",
              *result.market.universe.provenance.get("notes", ()), *result.config.notes]
+    asked, last = pd.Timestamp(result.config.folds.test_end), result.market.sessions[-1]
+    if asked - last > pd.Timedelta(days=10):
+        notes.insert(0, f"The data end on {last:%Y-%m-%d}, before the last day asked for "
+                        f"({asked:%Y-%m-%d}).")
     if not result.complete:
         notes.insert(0, f"Interrupted: only {len(result.folds)} fold(s) are finished. "
                         "--resume goes on.")
     return notes
 
-# %% ../nbs/08_experiment.ipynb #74182dd9
+# %% ../nbs/08_experiment.ipynb #6e1fc026
 def difference_table(
     result:ExperimentResult, # what was found
     against:str='hybrid', # the row that is compared with all others
@@ -447,7 +461,7 @@ def difference_table(
                 "Excludes zero": "yes" if d.low > 0 or d.high < 0 else "no"}
     return pd.DataFrame(rows).T
 
-# %% ../nbs/08_experiment.ipynb #6e1fc026
+# %% ../nbs/08_experiment.ipynb #1e311b0b
 def stress_table(
     result:ExperimentResult, # what was found
 )->pd.DataFrame: # net Sharpe ± SE per rival: as configured, twice the cost, one day late
@@ -459,7 +473,7 @@ def stress_table(
     return pd.DataFrame({name: {k: str(sharpe(b.net_returns)) for k, b in books.items()}
                          for name, books in columns.items()})
 
-# %% ../nbs/08_experiment.ipynb #1e311b0b
+# %% ../nbs/08_experiment.ipynb #5e9480e8
 def block_table(
     result:ExperimentResult, # what was found
 )->pd.DataFrame: # net Sharpe ± SE per rival and test block
@@ -471,7 +485,7 @@ def block_table(
             k: str(sharpe(b.net_returns.loc[days])) for k, b in result.books.items()}
     return pd.DataFrame(out)
 
-# %% ../nbs/08_experiment.ipynb #31398474
+# %% ../nbs/08_experiment.ipynb #71937d9a
 def pit_values(
     result:ExperimentResult, # what was found
     model:str='hybrid', # which trained rival
@@ -485,7 +499,7 @@ def pit_values(
     u = t.cdf((y - mean) / scale, df)
     return u[np.isfinite(u)]
 
-# %% ../nbs/08_experiment.ipynb #e7823c4d
+# %% ../nbs/08_experiment.ipynb #35121448
 def explain_last_fold(
     result:ExperimentResult, # what was found
     symbol:str, # whose attention is shown
@@ -508,7 +522,7 @@ def explain_last_fold(
     return (pd.Series(importance, panel.names), told.attention[-1][row].numpy(),
             panel.sessions[tail])
 
-# %% ../nbs/08_experiment.ipynb #ffb4e687
+# %% ../nbs/08_experiment.ipynb #6730ba1f
 def _table_sections(result):
     "The sections that hold tables."
     first = Section("The league table", [*result_notes(result), result.table])
@@ -523,7 +537,7 @@ def _table_sections(result):
         stress_table(result), "The same as configured, by test block.", block_table(result)]))
     return out
 
-# %% ../nbs/08_experiment.ipynb #6730ba1f
+# %% ../nbs/08_experiment.ipynb #a844964a
 def _equity_section(result):
     "Equity, drawdown and rolling Sharpe ratio of all rivals."
     returns = {k: b.net_returns for k, b in result.books.items()}
@@ -547,7 +561,7 @@ def _model_sections(result):
         f"sessions. Regime weights and attention: {symbol}.", importance_figure(importance),
         regime_figure(price, regime), attention_figure(attention, days)])]
 
-# %% ../nbs/08_experiment.ipynb #a844964a
+# %% ../nbs/08_experiment.ipynb #d7a84e93
 def make_report(
     result:ExperimentResult, # what was found
 )->Path: # runs/<id>/report.html
@@ -578,7 +592,7 @@ def _flatten(
         out |= _flatten(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": str(value)}
     return out
 
-# %% ../nbs/08_experiment.ipynb #25394916
+# %% ../nbs/08_experiment.ipynb #0a7e14f4
 def open_run(
     config:Config, # what is to be run
     market:Market, # on which data
@@ -598,7 +612,7 @@ def open_run(
     write_json(run / "run.json", facts | {"versions": versions(), "machine": platform.platform()})
     return run
 
-# %% ../nbs/08_experiment.ipynb #0a7e14f4
+# %% ../nbs/08_experiment.ipynb #5cd12dbd
 def find_run(
     out:Path, # folder of all runs
     facts:dict, # name, fingerprint and data hash that must agree
@@ -613,7 +627,7 @@ def find_run(
         f"no run {run_id or ''} in '{out}' has configuration {facts['fingerprint']} and data "
         f"{facts['data'][:8]}: leave out --resume to start one")
 
-# %% ../nbs/08_experiment.ipynb #5cd12dbd
+# %% ../nbs/08_experiment.ipynb #70426c39
 def write_json(
     path:Path, # where to
     tree:dict, # what
@@ -623,7 +637,7 @@ def write_json(
     part.write_text(json.dumps(tree, indent=1, default=str))
     part.replace(path)
 
-# %% ../nbs/08_experiment.ipynb #70426c39
+# %% ../nbs/08_experiment.ipynb #af99a74f
 def versions()->dict: # package -> version
     "Versions of the packages that decide the numbers."
     from hybrid_ssm import __version__
@@ -631,7 +645,7 @@ def versions()->dict: # package -> version
     return {"python": platform.python_version(), "hybrid_ssm": __version__} | {
         n: version(n) for n in names}
 
-# %% ../nbs/08_experiment.ipynb #d2dfd6e8
+# %% ../nbs/08_experiment.ipynb #faeb870d
 def do_tasks(
     config:Config, # models and seeds
     market:Market, # data
@@ -650,7 +664,7 @@ def do_tasks(
         return False
     return True
 
-# %% ../nbs/08_experiment.ipynb #faeb870d
+# %% ../nbs/08_experiment.ipynb #35a1919a
 def finished(
     config:Config, # models and seeds
     folds:Sequence, # of Fold
@@ -664,7 +678,7 @@ def finished(
         out.append(fold)
     return out
 
-# %% ../nbs/08_experiment.ipynb #296074a6
+# %% ../nbs/08_experiment.ipynb #29a2ff3e
 class Experiment:
     "A walk-forward comparison of all rivals under one configuration."
 
@@ -696,7 +710,7 @@ class Experiment:
             raise KeyboardInterrupt(f"no fold is finished yet; --resume goes on with {run.name}")
         return _conclude(config, market, run, folds, complete, began)
 
-# %% ../nbs/08_experiment.ipynb #29a2ff3e
+# %% ../nbs/08_experiment.ipynb #21fe4722
 def _conclude(
     config:Config, # what was run
     market:Market, # data
