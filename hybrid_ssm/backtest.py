@@ -62,7 +62,16 @@ def _open_split(bars, returns, weights):
     after = (close / open_ - 1).fillna(0.).to_numpy()
     return (1 + returns) / (1 + after) - 1, after, (open_.notna() & close.notna()).to_numpy()
 
-# %% ../nbs/06_backtest.ipynb #e72a21e7
+# %% ../nbs/06_backtest.ipynb #d5cad9ad
+_PATIENCE = 21  # sessions without a price after which a position is closed at the last one
+
+
+def _settled(target, tradable, observed):
+    "Orders and their fillability, with positions in vanished symbols closed."
+    gone = observed.rolling(_PATIENCE, min_periods=1).max().to_numpy() == 0
+    return np.where(gone, 0., target), tradable | gone
+
+# %% ../nbs/06_backtest.ipynb #9a5b7d3e
 def _tape(weights, bars, fill):
     target = _targets(weights, bars)
     grid = dict(index=weights.index, columns=weights.columns)
@@ -74,12 +83,13 @@ def _tape(weights, bars, fill):
     if fill != "close":  # one session late: the first session has no order yet
         target = np.vstack([np.zeros_like(target[:1]), target[:-1]])
         tradable = np.vstack([np.zeros_like(tradable[:1]), tradable[1:]])
+    target, tradable = _settled(target, tradable, bars.observed.reindex(**grid))
     roll = np.zeros_like(returns)
     if "roll" in bars.extras:
         roll = bars.extras["roll"].reindex(**grid).fillna(0).to_numpy(dtype=float)
     return _Tape(*map(np.ascontiguousarray, (before, after, target, tradable, roll)))
 
-# %% ../nbs/06_backtest.ipynb #9a5b7d3e
+# %% ../nbs/06_backtest.ipynb #6f17aed8
 class RuinError(ValueError):
     "The equity fell to zero or below, so that no weight is defined any more."
 
@@ -93,7 +103,7 @@ def _alive(
                         f"{session:%Y-%m-%d}: lower the weights (see RiskPolicy.max_gross)")
     return equity
 
-# %% ../nbs/06_backtest.ipynb #3abcfb52
+# %% ../nbs/06_backtest.ipynb #5418175b
 def _books(tape, fraction, sessions):
     n, shape = len(sessions), tape.target.shape
     gross, costs = np.zeros(n), np.zeros(n)
@@ -113,7 +123,7 @@ def _books(tape, fraction, sessions):
         held = weights[t] = position * (1 + tape.after[t]) / _alive(left + gain, sessions[t])
     return gross, costs, weights, trades, rolled
 
-# %% ../nbs/06_backtest.ipynb #6f17aed8
+# %% ../nbs/06_backtest.ipynb #c92a264e
 class _Account:
     "The account in money and the display, shared by every `BacktestResult`."
 
@@ -150,7 +160,7 @@ class _Account:
                 f"times the equity a year<br><svg width='240' height='40'><polyline fill='none' "
                 f"stroke='#0072B2' points='{points}'/></svg>")
 
-# %% ../nbs/06_backtest.ipynb #5418175b
+# %% ../nbs/06_backtest.ipynb #51d73975
 @dataclass(frozen=True, eq=False, repr=False)
 class BacktestResult(_Account):
     "The books of one strategy, session by session."
@@ -164,7 +174,7 @@ class BacktestResult(_Account):
     trades: pd.DataFrame  # signed change of weight at the fill
     fill: str = "close"  # 'close', 'next_close' or 'next_open'
 
-# %% ../nbs/06_backtest.ipynb #c92a264e
+# %% ../nbs/06_backtest.ipynb #6d10de8a
 def backtest(
     weights:pd.DataFrame, # targets decided at each close, sessions x symbols, no NaN
     bars:Bars, # prices of these symbols in these sessions

@@ -24,7 +24,7 @@ def tsmom(
     "Time-series momentum: the sign of the past year's return (Moskowitz et al., 2012)."
     def one(level):
         own = level.dropna()
-        return np.sign(own / own.shift(lookback) - 1).reindex(level.index)
+        return np.sign(own - own.shift(lookback)).reindex(level.index)
     return bars.level.apply(one)
 
 # %% ../nbs/04a_baselines.ipynb #07bfa79b

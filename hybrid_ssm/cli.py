@@ -75,6 +75,8 @@ def overridden(
         if options.seeds < 1:
             raise ConfigError(f"--seeds {options.seeds}: at least one seed is needed")
         changes["train.seeds"] = list(range(options.seeds))
+    if "data.instruments" in changes and "costs.bps" not in changes:
+        changes["costs.bps"] = None  # the table's own costs
     for key, value in changes.items():
         section, name = key.split(".")
         value = tuple(value) if isinstance(value, list) else value
@@ -110,9 +112,10 @@ def main(
 )->int: # exit status: 0 done, 2 unusable input, 130 interrupted
     "The entry point of the command line."
     options = make_parser().parse_args(argv)
-    warnings.showwarning = lambda message, *_: print(f"note: {message}", file=sys.stderr)
     try:
-        return run_command(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda text, *_, **__: print(f"note: {text}", file=sys.stderr)
+            return run_command(options)
     except (ValueError, OSError, ImportError) as e:
         if type(e).__module__.startswith("hybrid_ssm") or isinstance(e, OSError):
             print(f"hybrid_ssm: {type(e).__name__}: {e}", file=sys.stderr)

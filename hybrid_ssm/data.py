@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Day', 'Instruments', 'SAMPLE_SECTORS', 'SAMPLE_STOCKS', 'SAMPLE_INDICES', 'STOCK_COST', 'SURVIVORSHIP', 'PRICE_INDEX',
-           'DELISTED', 'Costs', 'Failure', 'DataError', 'nearest', 'MissingExtra', 'require', 'elapsed', 'Bars',
-           'validate', 'file_bars', 'sample_bars', 'session_gaps', 'yahoo_bars', 'instrument_costs', 'load_bars']
+           'DELISTED', 'Costs', 'Failure', 'DataError', 'nearest', 'MissingExtra', 'require', 'parse_day', 'elapsed',
+           'Bars', 'validate', 'file_bars', 'sample_bars', 'session_gaps', 'yahoo_bars', 'instrument_costs',
+           'load_bars']
 
 # %% ../nbs/00_data.ipynb #a8a08c55
 import datetime
@@ -111,14 +112,17 @@ Day = str | datetime.date | None  # 'YYYY[-MM[-DD]]', a date or a Timestamp; Non
 Instruments = pd.DataFrame | str | Path | None  # a table with a row per symbol, or its file
 
 # %% ../nbs/00_data.ipynb #4c9c3259
-def _day(
-    value, # None, 'YYYY[-MM[-DD]]', a date or a Timestamp
-    name:str, # 'start' or 'end', for the message
-)->pd.Timestamp|None: # midnight, without zone
+def parse_day(
+    value:Day, # 'YYYY[-MM[-DD]]', a date or a Timestamp; None = open
+    name:str, # 'start' or 'end' (a partial date then means its last day)
+)->pd.Timestamp|None: # midnight, without zone; raises DataError where it is no date
+    "The session that a date written by a user means."
     if value is None:
         return None
     try:
         if isinstance(value, str):
+            if not re.match(r"\d{4}", value):
+                raise ValueError  # 03/04/2020 is two different days
             period = pd.Period(value)
             day = period.end_time if name == "end" else period.start_time
         elif isinstance(value, (datetime.date, np.datetime64)):  # Timestamp is a date as well
@@ -132,18 +136,18 @@ def _day(
                         rule="not a date", column=name, value=value) from None
     return day.tz_localize(None).normalize()
 
-
+# %% ../nbs/00_data.ipynb #9762e936
 def _span(
     start, # as for _day
     end, # as for _day
 )->tuple: # two Timestamps or None
-    first, last = _day(start, "start"), _day(end, "end")
+    first, last = parse_day(start, "start"), parse_day(end, "end")
     if first is not None and last is not None and last < first:
         raise DataError(f"end {last:%Y-%m-%d} is before start {first:%Y-%m-%d}: swap them",
                         rule="end before start", column="end", value=last)
     return first, last
 
-# %% ../nbs/00_data.ipynb #9762e936
+# %% ../nbs/00_data.ipynb #3bd16ebb
 def elapsed(
     sessions:pd.DatetimeIndex, # sorted sessions
 )->np.ndarray: # float64, one per session; the first is 1.0
@@ -151,7 +155,7 @@ def elapsed(
     days = np.diff(sessions.to_numpy().astype("datetime64[D]").astype(np.int64))
     return np.concatenate([np.ones(min(1, len(sessions))), days * 252 / 365.25])
 
-# %% ../nbs/00_data.ipynb #3add86c0
+# %% ../nbs/00_data.ipynb #ecd0b987
 _ALIASES = {"ticker": "symbol", "instrument": "symbol", "session": "date", "datetime": "date"}
 
 
@@ -165,7 +169,7 @@ def _spelled(
         names = [other.get(n, n) for n in names]
     return names, written
 
-# %% ../nbs/00_data.ipynb #ecd0b987
+# %% ../nbs/00_data.ipynb #f55b29f0
 def _frame_of_instruments(
     instruments, # None, a frame, or the path of a .csv or .parquet file
 )->pd.DataFrame: # indexed by symbol
@@ -186,7 +190,7 @@ def _frame_of_instruments(
                                  remedy="keep one row per symbol") for s in twice])
     return table
 
-# %% ../nbs/00_data.ipynb #f55b29f0
+# %% ../nbs/00_data.ipynb #9bb32dbb
 def _truth(
     value, # a cell of a yes/no column
 )->bool:
@@ -211,7 +215,7 @@ def _instrument_table(
     table["allow_negative"] = [_truth(v) for v in table.get("allow_negative", [False] * len(table))]
     return table.rename_axis(index=None, columns=None)
 
-# %% ../nbs/00_data.ipynb #5ef4888d
+# %% ../nbs/00_data.ipynb #063f6989
 class _Views:
     "What follows from the tables of a `Bars`."
 
@@ -246,7 +250,7 @@ class _Views:
         factor = (1 + self.excess.fillna(0.)).clip(lower=.01)  # an index cannot return from nothing
         return factor.cumprod().where(self.observed)
 
-# %% ../nbs/00_data.ipynb #8f9ed42c
+# %% ../nbs/00_data.ipynb #7f33e445
 class _Cuts:
     "Smaller `Bars` from larger ones."
 
@@ -275,7 +279,7 @@ class _Cuts:
         wanted = _wanted(symbols, self.symbols)
         return self._cut(lambda f: f[wanted], instruments=self.instruments.loc[wanted])
 
-# %% ../nbs/00_data.ipynb #7f33e445
+# %% ../nbs/00_data.ipynb #c071c77d
 def _empty_range(
     first, # Timestamp or None
     last, # Timestamp or None
@@ -294,7 +298,7 @@ def _wanted(
     if symbols is None:
         return list(known)
     wanted = [symbols] if isinstance(symbols, str) else [str(s) for s in symbols]
-    known = None if known is None else set(known)
+    known = None if known is None else dict.fromkeys(known)
     faults = [Failure("unknown symbol", s, column="symbol", remedy=nearest(s, known))
               for s in wanted if known is not None and s not in known]
     faults += [Failure("symbol asked for twice", s, column="symbol", remedy="name it once")
@@ -305,7 +309,7 @@ def _wanted(
         raise DataError(faults)
     return wanted
 
-# %% ../nbs/00_data.ipynb #564359b1
+# %% ../nbs/00_data.ipynb #32adf02d
 def _sparkline(
     values:np.ndarray, # one line, finite
     width:int=420, # pixels
@@ -334,7 +338,7 @@ def _facts(
             "tables": ", ".join([*bars._tables(), *bars.extras]),
             "prices": f"{bars.observed.to_numpy().mean():.1%} of all cells"} | known
 
-# %% ../nbs/00_data.ipynb #32adf02d
+# %% ../nbs/00_data.ipynb #6ad1cb41
 class _Face:
     "How a `Bars` looks."
 
@@ -353,7 +357,7 @@ class _Face:
                 f"<small>growth of an equal-weight holding before cost, logarithmic: "
                 f"x {np.exp(growth.iloc[-1]):,.2f}</small>{notes}")
 
-# %% ../nbs/00_data.ipynb #c84b1022
+# %% ../nbs/00_data.ipynb #94d12625
 class _Exchange:
     "Fingerprint of a `Bars`, and its way to and from long tables."
 
@@ -383,7 +387,7 @@ class _Exchange:
         "Checked `Bars` of a long table; symbols are sorted by name."
         return _bars_of(frame, instruments)
 
-# %% ../nbs/00_data.ipynb #94d12625
+# %% ../nbs/00_data.ipynb #1b10faff
 def _check_grid(
     bars, # a Bars under construction; raises DataError
 )->None:
@@ -402,7 +406,7 @@ def _check_grid(
             raise DataError(f"table '{name}' {frame.shape} has another grid than 'close' "
                             f"{bars.close.shape}: reindex it to the same sessions and symbols")
 
-# %% ../nbs/00_data.ipynb #1b10faff
+# %% ../nbs/00_data.ipynb #ee84db44
 @dataclass(frozen=True, eq=False, repr=False)
 class Bars(_Views, _Cuts, _Face, _Exchange):
     "What a market showed, as sessions x symbols tables; NaN = no price, never filled."
@@ -420,7 +424,7 @@ class Bars(_Views, _Cuts, _Face, _Exchange):
         _check_grid(self)
         object.__setattr__(self, "instruments", _instrument_table(self.symbols, self.instruments))
 
-# %% ../nbs/00_data.ipynb #ca3b9d37
+# %% ../nbs/00_data.ipynb #c947f2bf
 def _flag(
     frame:pd.DataFrame, # where the values are
     mask:np.ndarray, # True = broken, same shape
@@ -449,7 +453,7 @@ def _price_failures(
                        "correct the row, or set allow_negative for the instrument")
     return found
 
-# %% ../nbs/00_data.ipynb #c947f2bf
+# %% ../nbs/00_data.ipynb #ef7f968c
 def _range_failures(
     bars, # a Bars
     slack:float=1e-6, # relative rounding that sources are allowed
@@ -468,7 +472,7 @@ def _range_failures(
             if outside.any() else []
     return found
 
-# %% ../nbs/00_data.ipynb #ef7f968c
+# %% ../nbs/00_data.ipynb #b1bcfc6c
 def _return_failures(
     bars, # a Bars
 )->list: # of Failure
@@ -485,7 +489,7 @@ def _return_failures(
     return found + _flag(bars.excess, ~seen & ~np.isnan(r), "ret", "return without a price",
                          "give the close of that session too")
 
-# %% ../nbs/00_data.ipynb #b1bcfc6c
+# %% ../nbs/00_data.ipynb #67180387
 def _other_failures(
     bars, # a Bars
 )->list: # of Failure
@@ -506,7 +510,7 @@ def _other_failures(
     return found + [Failure("not a sensible cost", s, None, "cost_fraction", float(c), remedy)
                     for s, c in cost.items() if not np.isnan(c) and not 0 <= c <= .1]
 
-# %% ../nbs/00_data.ipynb #67180387
+# %% ../nbs/00_data.ipynb #29a7db96
 def validate(
     bars:Bars, # e.g. bars built by hand, or changed by `replace`
 )->list[Failure]: # empty = usable; in the order prices, ranges, returns, the rest
@@ -514,7 +518,7 @@ def validate(
     return (_price_failures(bars) + _range_failures(bars) + _return_failures(bars)
             + _other_failures(bars))
 
-# %% ../nbs/00_data.ipynb #253fff10
+# %% ../nbs/00_data.ipynb #6e44cc55
 _NUMBERS = ("open", "high", "low", "volume", "ret", "carry", "roll", "flag", "adjusted")
 
 
@@ -535,7 +539,7 @@ def _columns(
     frame = frame.set_axis(names, axis=1)
     return frame[["date", "symbol", "close", *[n for n in _NUMBERS if n in names]]]
 
-# %% ../nbs/00_data.ipynb #42883729
+# %% ../nbs/00_data.ipynb #bc2352d9
 def _sessions(
     dates:pd.Series, # of any type
 )->pd.Series: # midnight without zone; NaT where it is not a date
@@ -553,7 +557,7 @@ def _sessions(
 
 _ZONE = re.compile(r"(?<=\d\d:\d\d)(:\d\d(\.\d+)?)?\s*(Z|UTC|[+-]\d\d:?\d\d)$")
 
-# %% ../nbs/00_data.ipynb #3f86da33
+# %% ../nbs/00_data.ipynb #9fa34e1b
 _HINTS = {"not a date": "write YYYY-MM-DD", "missing symbol": "name the symbol of the row",
           "not a number": "write a plain number", "missing price": "drop the row: no price, no row",
           "duplicate row": "keep one row per symbol and date"}
@@ -585,7 +589,7 @@ def _numbers(
         rows[name], bad = number, bad | text
     return found, bad
 
-# %% ../nbs/00_data.ipynb #9fa34e1b
+# %% ../nbs/00_data.ipynb #aa063679
 def _rows(
     frame:pd.DataFrame, # a long table as it was read
 )->tuple: # clean rows (date, symbol, close, ...) and the failures of the others
@@ -605,7 +609,7 @@ def _rows(
     rows = rows[~(nameless | dateless | bad | missing | again)]
     return _with_returns(rows.sort_values(["symbol", "date"], ignore_index=True)), found
 
-# %% ../nbs/00_data.ipynb #c9fe1529
+# %% ../nbs/00_data.ipynb #cb1dcd8b
 def _with_returns(
     rows:pd.DataFrame, # sorted by symbol and date
 )->pd.DataFrame: # with `ret` where `adjusted` allows it
@@ -639,7 +643,7 @@ def _chosen(
                                  remedy="widen the dates or leave the symbol out") for s in absent])
     return rows, found, [s for s in wanted if s not in absent]
 
-# %% ../nbs/00_data.ipynb #cb1dcd8b
+# %% ../nbs/00_data.ipynb #b37cfa95
 def _grid(
     rows:pd.DataFrame, # clean rows
     symbols:Sequence, # columns, in order
@@ -655,7 +659,7 @@ def _grid(
     plain = {n: frames.pop(n) for n in ("close", "open", "high", "low", "volume") if n in frames}
     return Bars(**plain, excess=frames.pop("ret", None), extras=frames, instruments=instruments)
 
-# %% ../nbs/00_data.ipynb #b37cfa95
+# %% ../nbs/00_data.ipynb #27d24aa0
 def _bars_of(
     frame:pd.DataFrame, # a long table as it was read
     instruments=None, # as for load_bars
@@ -674,7 +678,7 @@ def _bars_of(
         raise DataError([replace(f, column=written.get(f.column, f.column)) for f in found])
     return bars
 
-# %% ../nbs/00_data.ipynb #8aec0d59
+# %% ../nbs/00_data.ipynb #d2943b5a
 _NO_VALUE = ["", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None"]
 
 
@@ -707,7 +711,7 @@ def _read_table(
         raise DataError(f"'{path}' cannot be read: {error}; write it again",
                         rule="unreadable file", value=str(path)) from error
 
-# %% ../nbs/00_data.ipynb #d2943b5a
+# %% ../nbs/00_data.ipynb #5aacd29d
 def file_bars(
     path:str|Path, # long table as .parquet or .csv
     symbols:Sequence[str]|None=None, # None = all, sorted by name
@@ -725,7 +729,7 @@ def file_bars(
         "fetched": f"{datetime.datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d}",
         "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
 
-# %% ../nbs/00_data.ipynb #df4c567a
+# %% ../nbs/00_data.ipynb #163fcc65
 SAMPLE_SECTORS = {
     "AAPL": "Technology", "AMD": "Technology", "BAC": "Financials", "BBY": "Consumer Discretionary",
     "CVX": "Energy", "GE": "Industrials", "HD": "Consumer Discretionary", "JNJ": "Health Care",
@@ -740,7 +744,7 @@ SURVIVORSHIP = ("The sample's stocks were chosen because they were large in 2022
                 "results on them are flattered by hindsight.")
 PRICE_INDEX = "The indices are price indices, without dividends; the stocks' closes include them."
 
-# %% ../nbs/00_data.ipynb #163fcc65
+# %% ../nbs/00_data.ipynb #f953fe41
 @lru_cache(maxsize=1)
 def _sample_tables()->dict: # name -> frame over all sample symbols
     from arch.data import nasdaq, sp500
@@ -762,7 +766,7 @@ def _sample_instruments()->pd.DataFrame:
     return pd.DataFrame({"symbol": list(sectors), "sector": list(sectors.values()),
                          "currency": "USD", "cost_fraction": STOCK_COST})
 
-# %% ../nbs/00_data.ipynb #f953fe41
+# %% ../nbs/00_data.ipynb #58e966c8
 def sample_bars(
     symbols:Sequence[str]|None=None, # of SAMPLE_STOCKS and SAMPLE_INDICES; None = the 20 stocks
     start:Day=None, # first day, from 1990-01-02
@@ -787,7 +791,7 @@ def sample_bars(
         "adjustment": "stocks: dividends and splits; indices: none",
         "sha256": bars.sha256, "notes": notes})
 
-# %% ../nbs/00_data.ipynb #19689594
+# %% ../nbs/00_data.ipynb #7eea4124
 def session_gaps(
     bars:Bars, # any bars
 )->pd.DataFrame: # per symbol: first, last, sessions, missing (count), longest gap (calendar days)
@@ -805,7 +809,7 @@ def session_gaps(
     names = ["first", "last", "sessions", "missing", "longest_gap_days"]
     return pd.DataFrame.from_dict(rows, orient="index", columns=names)
 
-# %% ../nbs/00_data.ipynb #d52f34bd
+# %% ../nbs/00_data.ipynb #390849ba
 _YAHOO_REMEDY = {
     "no network": "check the connection, or use source='sample' or a file",
     "rate limited": "wait some minutes and ask again, or ask for fewer symbols",
@@ -832,7 +836,7 @@ def _why(
     offline = not status and "OSError" in names  # no name server, refused, timed out
     return "no network" if offline else "unexpected answer"
 
-# %% ../nbs/00_data.ipynb #d612a1d1
+# %% ../nbs/00_data.ipynb #cd753b8a
 def _yahoo_provenance(
     bars:Bars,
 )->dict:
@@ -866,7 +870,7 @@ def _yahoo_rows(
     return pd.DataFrame({"date": raw.index, "symbol": symbol, "close": raw["Adj Close"]} | adjusted
                         | {"volume": raw["Volume"]}).reset_index(drop=True)
 
-# %% ../nbs/00_data.ipynb #cee0442b
+# %% ../nbs/00_data.ipynb #969609f8
 def _yahoo_history(
     symbol:str,
     first:pd.Timestamp|None, # None = from the beginning
@@ -891,7 +895,7 @@ def _yahoo_history(
             raise yfinance.exceptions.YFPricesMissingError(symbol, "")
     return rows
 
-# %% ../nbs/00_data.ipynb #969609f8
+# %% ../nbs/00_data.ipynb #ceb1bc7f
 def yahoo_bars(
     symbols:Sequence[str]|None=None, # Yahoo's names; None = SAMPLE_STOCKS
     start:Day=None, # first day; None = as far back as Yahoo goes
@@ -921,7 +925,7 @@ def yahoo_bars(
     bars = _bars_of(pd.concat(parts), instruments, wanted)
     return replace(bars, provenance=_yahoo_provenance(bars))
 
-# %% ../nbs/00_data.ipynb #e353f965
+# %% ../nbs/00_data.ipynb #7cc466af
 Costs = float | Mapping | pd.Series | None  # for all symbols, by symbol, or from the table
 
 
@@ -943,7 +947,7 @@ def instrument_costs(
                                  remedy=remedy) for s, v in bad.items()])
     return table
 
-# %% ../nbs/00_data.ipynb #8271265e
+# %% ../nbs/00_data.ipynb #5ae92e0a
 def load_bars(
     symbols:Sequence[str]|str|None=None, # None = the source's default universe, or all of a file
     start:Day=None, # first day: 'YYYY-MM-DD', 'YYYY', a date

@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
-from importlib import resources
-from importlib.metadata import version
+from html import escape
+from importlib import metadata, resources
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +26,9 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from .backtest import BacktestResult, backtest
+from .backtest import RuinError, backtest
 from .baselines import LSTMBaseline, buy_and_hold, equal_weight, tsmom
-from .data import Bars, DataError, instrument_costs, load_bars
+from .data import Bars, DataError, instrument_costs, load_bars, parse_day
 from .features import DEFAULT_FEATURES, FEATURES
 from .figures import (
     attention_figure, calibration_figure, drawdown_figure, equity_figure, importance_figure,
@@ -44,6 +44,13 @@ from .ssm import ConfigError
 from .trainer import ModelTrainer
 
 # %% ../nbs/08_experiment.ipynb #60577eba
+def _normalise_dates(config, **kinds):
+    "Write the dates of a frozen section as YYYY-MM-DD, so that a spelling changes nothing."
+    for name, kind in kinds.items():
+        day = parse_day(getattr(config, name) or None, kind)
+        object.__setattr__(config, name, "" if day is None else f"{day:%Y-%m-%d}")
+
+# %% ../nbs/08_experiment.ipynb #8e698323
 @dataclass(frozen=True)
 class DataConfig:
     "Which bars."
@@ -54,7 +61,10 @@ class DataConfig:
     symbols: tuple = ()  # empty = every symbol of the source
     benchmark: str = "^GSPC"  # symbol of the index
 
-# %% ../nbs/08_experiment.ipynb #8e698323
+    def __post_init__(self):
+        _normalise_dates(self, start="start", end="end")
+
+# %% ../nbs/08_experiment.ipynb #8008b4e7
 @dataclass(frozen=True)
 class FoldConfig:
     "Which dates are tested, and how far training keeps away from them."
@@ -64,7 +74,10 @@ class FoldConfig:
     embargo: int = 21  # sessions between the last label used and the first test session
     valid_fraction: float = .15  # share of the training dates
 
-# %% ../nbs/08_experiment.ipynb #8008b4e7
+    def __post_init__(self):
+        _normalise_dates(self, test_start="start", test_end="end")
+
+# %% ../nbs/08_experiment.ipynb #1d5d95b9
 @dataclass(frozen=True)
 class ModelConfig:
     "Which rivals, and the size of the networks."
@@ -73,7 +86,7 @@ class ModelConfig:
     memory_dim: int = 32
     num_heads: int = 4
 
-# %% ../nbs/08_experiment.ipynb #1d5d95b9
+# %% ../nbs/08_experiment.ipynb #943ca6db
 @dataclass(frozen=True)
 class TrainConfig:
     "How the networks are trained."
@@ -86,31 +99,53 @@ class TrainConfig:
     batch_size: int = 64
     threads: int = 2
 
-# %% ../nbs/08_experiment.ipynb #943ca6db
+    def __post_init__(self):
+        counts = ("epochs", "window", "stride", "batch_size", "threads", "learning_rate")
+        for name in counts:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"train.{name} is {getattr(self, name)!r}: it must be above 0")
+        if not self.seeds or any(type(s) is not int or s < 0 for s in self.seeds):
+            raise ConfigError(f"train.seeds is {self.seeds!r}: give a list of whole numbers")
+
+# %% ../nbs/08_experiment.ipynb #74d05a9f
 @dataclass(frozen=True)
 class TradeConfig:
     "What trading costs and when orders are filled."
     bps: float | None = None  # one way; None = `cost_fraction` of the instrument table
     fill: str = "close"  # 'close', 'next_close' or 'next_open'
 
+    def __post_init__(self):
+        if self.fill not in ("close", "next_close", "next_open"):
+            raise ConfigError(f"costs.fill is '{self.fill}': use 'close', 'next_close' or "
+                              "'next_open'")
+        if self.bps is not None and not 0 <= self.bps < 1e4:
+            raise ConfigError(f"costs.bps is {self.bps}: give basis points, such as 5")
+
     @property
     def fraction(self)->float|None:
         "One-way cost as a fraction of notional, or None for the instrument table."
         return None if self.bps is None else self.bps / 1e4
 
-# %% ../nbs/08_experiment.ipynb #3224f8ea
+# %% ../nbs/08_experiment.ipynb #c29ebb6d
 def _known(
     kind:type, # a dataclass
     where:str, # the section's name, for the message
     values:dict, # as read from TOML
 )->dict: # the same with lists as tuples; raises ConfigError on an unknown key
     names = [f.name for f in fields(kind)]
+    if not isinstance(values, dict):
+        raise ConfigError(f"'{where}' is {values!r}: it must be a table, [{where}]")
     for key in values:
         if key not in names:
             close = get_close_matches(key, names, 1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
             raise ConfigError(f"unknown key '{key}' in [{where}]: use one of {names}{hint}")
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+@dataclass(frozen=True)
+class _FeatureTable:
+    names: tuple = ()
 
 
 def _feature_names(
@@ -125,7 +160,7 @@ def _feature_names(
                               f"{sorted(FEATURES)}")
     return tuple(dict.fromkeys(out))
 
-# %% ../nbs/08_experiment.ipynb #c29ebb6d
+# %% ../nbs/08_experiment.ipynb #b46c51b2
 @dataclass(frozen=True)
 class Config:
     "Everything that determines an experiment's result, and nothing else."
@@ -141,6 +176,11 @@ class Config:
     risk: RiskPolicy = RiskPolicy()
     quick: dict = field(default_factory=dict)  # what `quickened` changes in `train`
 
+    def __post_init__(self):
+        for name in self.models.names:
+            if name not in STRATEGIES:
+                raise ConfigError(f"unknown model '{name}': use some of {sorted(STRATEGIES)}")
+
     def quickened(self)->"Config":
         "The same experiment, trained for about a minute only."
         return replace(self, train=replace(self.train, **_known(TrainConfig, "quick", self.quick)))
@@ -148,7 +188,10 @@ class Config:
     @property
     def fingerprint(self)->str:
         "Eight hexadecimal digits that change when anything in the configuration does."
-        text = json.dumps(asdict(self), sort_keys=True, default=str)
+        tree = asdict(self)
+        for name in ("source", "instruments"):  # where a file lies is no part of what is run
+            tree["data"][name] = Path(tree["data"][name]).name
+        text = json.dumps(tree, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 # %% ../nbs/08_experiment.ipynb #43f52f1e
@@ -190,7 +233,7 @@ STRATEGIES = {
     "index": Strategy("index", _index_weights, sized=False),
 }
 
-# %% ../nbs/08_experiment.ipynb #ce2ae477
+# %% ../nbs/08_experiment.ipynb #d8de0a71
 def parse_config(
     text:str, # TOML
 )->Config: # raises ConfigError naming the section, the key and the nearest known one
@@ -206,14 +249,12 @@ def parse_config(
     for name, kind in kinds.items():
         if name in raw:
             raw[name] = kind(**_known(kind, name, raw[name]))
-    names = raw.get("features", {}).get("names", [])
-    config = Config(**raw | {"features": _feature_names(names)})
-    for name in config.models.names:
-        if name not in STRATEGIES:
-            raise ConfigError(f"unknown model '{name}': use one of {sorted(STRATEGIES)}")
-    return config
+    if isinstance(raw.get("notes"), str):
+        raw["notes"] = (raw["notes"],)
+    features = _known(_FeatureTable, "features", raw.get("features", {}))
+    return Config(**raw | {"features": _feature_names(features.get("names", ()))})
 
-# %% ../nbs/08_experiment.ipynb #d8de0a71
+# %% ../nbs/08_experiment.ipynb #f6bf7d5e
 def read_config(
     source:str|Path, # a TOML file, or the name of a configuration in the package ('demo')
 )->Config: # raises ConfigError where there is no such file
@@ -225,7 +266,7 @@ def read_config(
     names = sorted(p.name.removesuffix(".toml") for p in shipped.iterdir())
     raise ConfigError(f"no configuration '{source}': give a TOML file or one of {names}")
 
-# %% ../nbs/08_experiment.ipynb #da1fc525
+# %% ../nbs/08_experiment.ipynb #5de48637
 @dataclass(frozen=True, eq=False)
 class Market:
     "The bars that all rivals trade, the index, and the features and labels."
@@ -238,7 +279,7 @@ class Market:
         "The sessions of the universe."
         return self.universe.sessions
 
-# %% ../nbs/08_experiment.ipynb #5de48637
+# %% ../nbs/08_experiment.ipynb #d0dc5622
 def _with_benchmark(load, universe, data):
     "Universe and index on common sessions, from a source that has more than the universe."
     try:
@@ -248,7 +289,22 @@ def _with_benchmark(load, universe, data):
                         "name another symbol as data.benchmark (--benchmark SYMBOL). "
                         f"{e}", symbol=data.benchmark) from e
 
-# %% ../nbs/08_experiment.ipynb #d0dc5622
+# %% ../nbs/08_experiment.ipynb #f40a1f56
+def _check_market(config, universe, index):
+    "What would otherwise be found missing only after the training."
+    for bars in (universe, index):
+        instrument_costs(bars, config.costs.fraction)
+        opens = bars.open is not None and bars.open.notna().any().all()
+        if config.costs.fill == "next_open" and not opens:
+            raise ConfigError("costs.fill = 'next_open' needs opening prices, which the source "
+                              "does not have: use 'next_close'")
+    tested = index.close.loc[config.folds.test_start:config.folds.test_end]
+    if not tested.notna().any(axis=None):
+        raise DataError(f"the benchmark '{config.data.benchmark}' has no price in the test years: "
+                        "name another symbol as data.benchmark (--benchmark SYMBOL)",
+                        symbol=config.data.benchmark)
+
+# %% ../nbs/08_experiment.ipynb #0ad66c79
 def load_market(
     config:Config, # which source, dates, symbols and benchmark
 )->Market: # raises DataError naming what is missing
@@ -257,7 +313,7 @@ def load_market(
     if not d.source:
         raise ConfigError("this configuration has no data of its own: give it with --data FILE")
     load = lambda symbols: load_bars(symbols, d.start or None, min(d.end or test_end, test_end),
-                                     d.source, d.instruments or None)
+                                     d.source, d.instruments or None)  # dates are YYYY-MM-DD
     universe = load(list(d.symbols) or None)
     if d.benchmark in universe.symbols:
         index = universe.select([d.benchmark])
@@ -266,11 +322,10 @@ def load_market(
         universe, index = joint.select(list(universe.symbols)), joint.select([d.benchmark])
     handler = FinancialDataHandler(bars=universe, features=config.features,
                                    costs=config.costs.fraction)
-    for bars in (universe, index):
-        instrument_costs(bars, config.costs.fraction)  # an error now and not after the training
+    _check_market(config, universe, index)  # an error now and not after the training
     return Market(universe, index, handler)
 
-# %% ../nbs/08_experiment.ipynb #200f3a3a
+# %% ../nbs/08_experiment.ipynb #0be42782
 @dataclass(frozen=True)
 class Task:
     "One model, one seed, one fold."
@@ -286,7 +341,7 @@ class Task:
         "Whether its forecast is on disk."
         return (self.folder(run) / "forecast.parquet").exists()
 
-# %% ../nbs/08_experiment.ipynb #437ceecc
+# %% ../nbs/08_experiment.ipynb #6c85a151
 def all_tasks(
     config:Config, # models and seeds
     folds:Sequence, # of Fold
@@ -295,7 +350,7 @@ def all_tasks(
     return [Task(f, m, s) for f in range(len(folds)) for m in config.models.names
             if STRATEGIES[m].trained for s in config.train.seeds]
 
-# %% ../nbs/08_experiment.ipynb #0be42782
+# %% ../nbs/08_experiment.ipynb #0ab7df87
 def make_trainer(
     config:Config, # model and training
     market:Market, # data
@@ -307,7 +362,7 @@ def make_trainer(
     start, end = (f"{s:%Y-%m-%d}" for s in market.sessions[[0, -1]])
     return ModelTrainer(model, start, end, data=market.handler, seed=task.seed)
 
-# %% ../nbs/08_experiment.ipynb #6c85a151
+# %% ../nbs/08_experiment.ipynb #22f7045f
 def do_task(
     task:Task, # what to do
     config:Config, # how
@@ -327,7 +382,7 @@ def do_task(
     said = trainer.predict(market.handler.panel.window(None, last)).window(first, last)
     said.to_parquet(task.folder(run) / "forecast.parquet")
 
-# %% ../nbs/08_experiment.ipynb #4e1b73bf
+# %% ../nbs/08_experiment.ipynb #bc22a150
 def register_trial(
     out:Path, # folder of all runs
     facts:dict, # what is about to be tried
@@ -337,7 +392,7 @@ def register_trial(
     with open(out / "trials.jsonl", "a") as f:
         f.write(json.dumps(facts, sort_keys=True) + "\n")
 
-# %% ../nbs/08_experiment.ipynb #4a933848
+# %% ../nbs/08_experiment.ipynb #f35561fc
 def collect(
     config:Config, # models and seeds
     folds:Sequence, # the folds whose tasks are all done
@@ -351,7 +406,7 @@ def collect(
     return {m: concat_forecasts([one(m, i) for i in range(len(folds))])
             for m in config.models.names if STRATEGIES[m].trained}
 
-# %% ../nbs/08_experiment.ipynb #41b3d404
+# %% ../nbs/08_experiment.ipynb #c41de796
 def target_weights(
     config:Config, # rivals and the sizing policy
     market:Market, # bars
@@ -366,7 +421,7 @@ def target_weights(
         out[strategy.label] = config.risk.weights(said, market.universe) if strategy.sized else said
     return out
 
-# %% ../nbs/08_experiment.ipynb #f35561fc
+# %% ../nbs/08_experiment.ipynb #883d28c8
 def keep_books(
     weights:dict, # label -> frame of target weights
     config:Config, # costs and fills
@@ -381,10 +436,13 @@ def keep_books(
         bars = bars.select(list(frame.columns)) if len(frame.columns) < len(bars.symbols) else bars
         costs = instrument_costs(bars, config.costs.fraction) * cost_multiple
         bars = bars.window(frame.index[0], frame.index[-1])
-        out[label] = backtest(frame, bars, costs=costs, fill=fill or config.costs.fill)
+        try:
+            out[label] = backtest(frame, bars, costs=costs, fill=fill or config.costs.fill)
+        except RuinError:
+            continue  # `result_notes` says so
     return out
 
-# %% ../nbs/08_experiment.ipynb #29420165
+# %% ../nbs/08_experiment.ipynb #9542b13e
 class _Readings:
     @property
     def table(self)->LeagueTable:
@@ -409,10 +467,10 @@ class _Readings:
         return str(self)
 
     def _repr_html_(self):
-        notes = "".join(f"<li>{n}</li>" for n in result_notes(self))
+        notes = "".join(f"<li>{escape(n)}</li>" for n in result_notes(self))
         return f"{self.table._repr_html_()}<ul>{notes}</ul>"
 
-# %% ../nbs/08_experiment.ipynb #da379d23
+# %% ../nbs/08_experiment.ipynb #d4415456
 @dataclass(frozen=True, eq=False, repr=False)
 class ExperimentResult(_Readings):
     "What an experiment found: a table, the books behind it and the folder that holds both."
@@ -422,10 +480,10 @@ class ExperimentResult(_Readings):
     folds: tuple  # of Fold, those whose tasks are all done
     forecasts: dict  # model -> Forecast
     weights: dict  # label -> frame of target weights
-    books: dict  # label -> BacktestResult
+    books: dict  # label -> BacktestResult; a ruined rival has none
     complete: bool  # False: interrupted, later folds are missing
 
-# %% ../nbs/08_experiment.ipynb #9542b13e
+# %% ../nbs/08_experiment.ipynb #74182dd9
 def result_notes(
     result:ExperimentResult, # what was found
 )->list: # sentences
@@ -440,12 +498,14 @@ def result_notes(
     if asked - last > pd.Timedelta(days=10):
         notes.insert(0, f"The data end on {last:%Y-%m-%d}, before the last day asked for "
                         f"({asked:%Y-%m-%d}).")
+    for label in result.weights.keys() - result.books.keys():
+        notes.insert(0, f"{label} lost all of its equity and has no row.")
     if not result.complete:
         notes.insert(0, f"Interrupted: only {len(result.folds)} fold(s) are finished. "
                         "--resume goes on.")
     return notes
 
-# %% ../nbs/08_experiment.ipynb #6e1fc026
+# %% ../nbs/08_experiment.ipynb #5e9480e8
 def difference_table(
     result:ExperimentResult, # what was found
     against:str='hybrid', # the row that is compared with all others
@@ -454,26 +514,27 @@ def difference_table(
     first = result.books[against].net_returns
     rows = {}
     for label, book in result.books.items():
-        if label != against:
+        if label != against and book.net_returns.std() > 0 < first.std():
             d = sharpe_difference(first, book.net_returns)
             rows[f"{against} minus {label}"] = {
                 "Difference": d.value, "95 % from": d.low, "95 % to": d.high,
                 "Excludes zero": "yes" if d.low > 0 or d.high < 0 else "no"}
     return pd.DataFrame(rows).T
 
-# %% ../nbs/08_experiment.ipynb #1e311b0b
+# %% ../nbs/08_experiment.ipynb #84f6a507
 def stress_table(
     result:ExperimentResult, # what was found
 )->pd.DataFrame: # net Sharpe ± SE per rival: as configured, twice the cost, one day late
     "Net Sharpe ratios under dearer and later trading."
     c, m = result.config, result.market
-    late = keep_books(result.weights, c, m, fill="next_close")
     dear = keep_books(result.weights, c, m, cost_multiple=2.)
-    columns = {"As configured": result.books, "Twice the cost": dear, "One day late": late}
+    columns = {"As configured": result.books, "Twice the cost": dear}
+    if c.costs.fill == "close":
+        columns["One day late"] = keep_books(result.weights, c, m, fill="next_close")
     return pd.DataFrame({name: {k: str(sharpe(b.net_returns)) for k, b in books.items()}
                          for name, books in columns.items()})
 
-# %% ../nbs/08_experiment.ipynb #5e9480e8
+# %% ../nbs/08_experiment.ipynb #a44d85ef
 def block_table(
     result:ExperimentResult, # what was found
 )->pd.DataFrame: # net Sharpe ± SE per rival and test block
@@ -485,7 +546,7 @@ def block_table(
             k: str(sharpe(b.net_returns.loc[days])) for k, b in result.books.items()}
     return pd.DataFrame(out)
 
-# %% ../nbs/08_experiment.ipynb #71937d9a
+# %% ../nbs/08_experiment.ipynb #e7823c4d
 def pit_values(
     result:ExperimentResult, # what was found
     model:str='hybrid', # which trained rival
@@ -499,7 +560,7 @@ def pit_values(
     u = t.cdf((y - mean) / scale, df)
     return u[np.isfinite(u)]
 
-# %% ../nbs/08_experiment.ipynb #35121448
+# %% ../nbs/08_experiment.ipynb #6730ba1f
 def explain_last_fold(
     result:ExperimentResult, # what was found
     symbol:str, # whose attention is shown
@@ -516,13 +577,13 @@ def explain_last_fold(
     dt = torch.from_numpy(arrays.dt[tail]).expand(len(arrays.x), -1)
     with torch.no_grad():
         told = trainer.model.cpu().eval().explain(put(arrays.x), dt=dt, mask=put(arrays.mask))
-    seen = put(arrays.mask).any(-1)
-    importance = told.importance[seen].mean(0).numpy()
+    seen = put(arrays.mask)
+    importance = (told.importance * seen)[seen.any(-1)].mean(0).numpy()
     row = list(panel.symbols).index(symbol)
     return (pd.Series(importance, panel.names), told.attention[-1][row].numpy(),
             panel.sessions[tail])
 
-# %% ../nbs/08_experiment.ipynb #6730ba1f
+# %% ../nbs/08_experiment.ipynb #d7a84e93
 def _table_sections(result):
     "The sections that hold tables."
     first = Section("The league table", [*result_notes(result), result.table])
@@ -531,13 +592,14 @@ def _table_sections(result):
         out.append(Section("Is the difference real?", [
             "Net Sharpe ratio of the hybrid minus that of each rival on the same days, with a 95 % "
             "interval from a paired stationary block bootstrap. An interval that contains zero "
-            "supports no claim.", difference_table(result)]))
+            "supports no claim; with several comparisons, one that excludes it is weak evidence.",
+            difference_table(result)]))
     out.append(Section("What could overturn it", [
         "Net Sharpe ratio ± standard error with twice the cost, and filled one session later.",
         stress_table(result), "The same as configured, by test block.", block_table(result)]))
     return out
 
-# %% ../nbs/08_experiment.ipynb #a844964a
+# %% ../nbs/08_experiment.ipynb #1179722a
 def _equity_section(result):
     "Equity, drawdown and rolling Sharpe ratio of all rivals."
     returns = {k: b.net_returns for k, b in result.books.items()}
@@ -548,8 +610,8 @@ def _equity_section(result):
 
 def _model_sections(result):
     "What the hybrid says and looks at."
-    said = result.forecasts["hybrid"]
-    symbol = said.position.count().idxmax()
+    tested = result.market.sessions[result.folds[-1].test]
+    symbol = result.market.universe.observed.loc[tested].sum().idxmax()
     importance, attention, days = explain_last_fold(result, symbol)
     own = read_forecast(Task(len(result.folds) - 1, "hybrid", result.config.train.seeds[0])
                         .folder(result.folder) / "forecast.parquet")
@@ -558,10 +620,11 @@ def _model_sections(result):
     calibration = calibration_figure(pit_values(result), "Calibration of the hybrid")
     return [Section("Is its law calibrated?", [calibration]), Section("What does it look at?", [
         f"Last fold, first seed. Importances: mean gate over all symbols in the last {len(days)} "
-        f"sessions. Regime weights and attention: {symbol}.", importance_figure(importance),
+        f"sessions; a feature that was never observed gets nothing. Regime weights and attention: "
+        f"{symbol}.", importance_figure(importance),
         regime_figure(price, regime), attention_figure(attention, days)])]
 
-# %% ../nbs/08_experiment.ipynb #d7a84e93
+# %% ../nbs/08_experiment.ipynb #25394916
 def make_report(
     result:ExperimentResult, # what was found
 )->Path: # runs/<id>/report.html
@@ -571,12 +634,11 @@ def make_report(
         sections += _model_sections(result)
     facts = json.loads((result.folder / "run.json").read_text())
     config = json.loads((result.folder / "config.json").read_text())
-    run = pd.Series({k: str(v) for k, v in facts.items()}).to_frame("value")
-    settings = pd.Series(_flatten(config)).to_frame("value")
     universe = result.market.universe
-    sections.append(Section("How to run it again", [
-        "Data: " + "; ".join(f"{k}: {v}" for k, v in universe.provenance.items() if v), run,
-        settings]))
+    origin = {"provenance": {k: v for k, v in universe.provenance.items() if k != "notes"}}
+    tables = [pd.Series(_flatten(t)).to_frame("value") for t in (facts | origin, config)]
+    sections.append(Section("How to run it again", ["The run.", tables[0], "Its configuration.",
+                                                    tables[1]]))
     span = f"{result.sessions[0]:%Y-%m-%d} to {result.sessions[-1]:%Y-%m-%d}"
     return write_report(result.folder / "report.html", result.config.title, sections,
                         f"{len(universe.symbols)} symbols, tested {span}, net of cost")
@@ -592,7 +654,7 @@ def _flatten(
         out |= _flatten(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": str(value)}
     return out
 
-# %% ../nbs/08_experiment.ipynb #0a7e14f4
+# %% ../nbs/08_experiment.ipynb #70426c39
 def open_run(
     config:Config, # what is to be run
     market:Market, # on which data
@@ -600,19 +662,20 @@ def open_run(
     resume:bool|str=False, # True = the newest run of this configuration and data; or a run's id
 )->Path: # folder of the run
     "The folder of a new run, or of the one to be resumed."
-    facts = dict(name=config.name, fingerprint=config.fingerprint, data=market.universe.sha256)
+    data = hashlib.sha256((market.universe.sha256 + market.index.sha256).encode()).hexdigest()
+    facts = dict(name=config.name, fingerprint=config.fingerprint, data=data, versions=versions())
     if resume:
-        return find_run(out, facts, None if resume is True else resume)
+        return find_run(out, facts, None if resume is True else Path(resume).name)
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.name}-{config.fingerprint}"
     twins = len(list(out.glob(f"{stem}*")))  # started within the same second
     run = out / (f"{stem}-{twins + 1}" if twins else stem)
     run.mkdir(parents=True)
     register_trial(out, facts | {"run": run.name, "started": time.strftime("%FT%T%z")})
     write_json(run / "config.json", asdict(config))
-    write_json(run / "run.json", facts | {"versions": versions(), "machine": platform.platform()})
+    write_json(run / "run.json", facts | {"machine": platform.machine()})
     return run
 
-# %% ../nbs/08_experiment.ipynb #5cd12dbd
+# %% ../nbs/08_experiment.ipynb #af99a74f
 def find_run(
     out:Path, # folder of all runs
     facts:dict, # name, fingerprint and data hash that must agree
@@ -624,10 +687,10 @@ def find_run(
         if all(seen.get(k) == v for k, v in facts.items()):
             return path.parent
     raise ConfigError(
-        f"no run {run_id or ''} in '{out}' has configuration {facts['fingerprint']} and data "
-        f"{facts['data'][:8]}: leave out --resume to start one")
+        f"no run {run_id or ''} in '{out}' has configuration {facts['fingerprint']}, this data and "
+        "these package versions: leave out --resume to start one")
 
-# %% ../nbs/08_experiment.ipynb #70426c39
+# %% ../nbs/08_experiment.ipynb #d2dfd6e8
 def write_json(
     path:Path, # where to
     tree:dict, # what
@@ -637,15 +700,15 @@ def write_json(
     part.write_text(json.dumps(tree, indent=1, default=str))
     part.replace(path)
 
-# %% ../nbs/08_experiment.ipynb #af99a74f
+# %% ../nbs/08_experiment.ipynb #faeb870d
 def versions()->dict: # package -> version
     "Versions of the packages that decide the numbers."
     from hybrid_ssm import __version__
     names = ("torch", "numpy", "pandas", "skfolio", "arch", "TA-Lib")
     return {"python": platform.python_version(), "hybrid_ssm": __version__} | {
-        n: version(n) for n in names}
+        n: metadata.version(n) for n in names}
 
-# %% ../nbs/08_experiment.ipynb #faeb870d
+# %% ../nbs/08_experiment.ipynb #296074a6
 def do_tasks(
     config:Config, # models and seeds
     market:Market, # data
@@ -664,7 +727,7 @@ def do_tasks(
         return False
     return True
 
-# %% ../nbs/08_experiment.ipynb #35a1919a
+# %% ../nbs/08_experiment.ipynb #29a2ff3e
 def finished(
     config:Config, # models and seeds
     folds:Sequence, # of Fold
@@ -678,7 +741,7 @@ def finished(
         out.append(fold)
     return out
 
-# %% ../nbs/08_experiment.ipynb #29a2ff3e
+# %% ../nbs/08_experiment.ipynb #ba76c998
 class Experiment:
     "A walk-forward comparison of all rivals under one configuration."
 
@@ -710,7 +773,7 @@ class Experiment:
             raise KeyboardInterrupt(f"no fold is finished yet; --resume goes on with {run.name}")
         return _conclude(config, market, run, folds, complete, began)
 
-# %% ../nbs/08_experiment.ipynb #21fe4722
+# %% ../nbs/08_experiment.ipynb #4c30370a
 def _conclude(
     config:Config, # what was run
     market:Market, # data

@@ -63,8 +63,6 @@ def _frames(
     forecast, # a Forecast
 )->dict: # flat name -> frame, the columns of the parquet file
     out = {"position": forecast.position}
-    if forecast.volatility is not None:
-        out["volatility"] = forecast.volatility
     for quantity in ("mean", "scale", "df"):
         out |= {f"{quantity}_{h}": f for h, f in getattr(forecast, quantity).items()}
     return out | dict(forecast.regime)
@@ -124,7 +122,6 @@ class Forecast(_LawReadings, _Storage):
     mean: dict = field(default_factory=dict)  # horizon -> frame of mu, volatility-scaled
     scale: dict = field(default_factory=dict)  # horizon -> frame of sigma
     df: dict = field(default_factory=dict)  # horizon -> frame of nu
-    volatility: pd.DataFrame | None = None  # daily standard deviation known at the close
     regime: dict = field(default_factory=dict)  # 'regime_0', ... -> frame of weights
 
     def __post_init__(self):
@@ -158,7 +155,7 @@ def _rebuild(
         if quantity in laws:
             laws[quantity][int(horizon)] = frame
     regime = {n: f for n, f in frames.items() if n.startswith("regime")}
-    return Forecast(frames["position"], volatility=frames.get("volatility"), regime=regime, **laws)
+    return Forecast(frames["position"], regime=regime, **laws)
 
 # %% ../nbs/04c_forecast.ipynb #f11c8fe6
 def read_forecast(
@@ -202,7 +199,7 @@ def average_forecasts(
     position = first._like(np.mean([f.position for f in forecasts], axis=0))
     regime = {n: first._like(np.mean([f.regime[n] for f in forecasts], axis=0))
               for n in first.regime}
-    return Forecast(position, mean, scale, df, first.volatility, regime)
+    return Forecast(position, mean, scale, df, regime)
 
 # %% ../nbs/04c_forecast.ipynb #1cce4688
 def concat_forecasts(

@@ -282,6 +282,9 @@ def _write(path, data):
 def _read(folder):
     "Config and weights, if they belong together"
     from safetensors.torch import load
+    for name in ('model.json', 'weights.safetensors'):
+        if not (folder / name).is_file():
+            raise ModelFileError(f"'{folder}' has no {name}: give a folder that `save` wrote")
     card = json.loads((folder / 'model.json').read_text())
     data = (folder / 'weights.safetensors').read_bytes()
     found = hashlib.sha256(data).hexdigest()

@@ -163,6 +163,7 @@ class RiskPolicy:
         "Target weights for every session of the forecast, complete and within the limits."
         positions = opinion(forecast, self.signal, self.horizon)
         raw = risk_parity(positions, bars, self.volatility_target, self.span)
+        raw = raw.clip(-self.max_weight, self.max_weight)  # else one frozen price sets the scale
         scale = book_scale(raw, bars, self.volatility_target, self.span)
         out = self._limited(raw.mul(scale, axis=0))
         if self.buffer:

@@ -12,6 +12,8 @@ from html import escape
 import numpy as np
 import pandas as pd
 
+from .data import parse_day
+
 # %% ../nbs/01b_splits.ipynb #bd2a547a
 class SplitError(ValueError):
     "A walk-forward that cannot be laid over these sessions: the numbers and the remedy."
@@ -86,7 +88,7 @@ def _timeline(folds, width=640, height=14):
 # %% ../nbs/01b_splits.ipynb #974e5831
 def _test_blocks(sessions, test_start, test_end, years):
     "Positions of each test block: date ranges of `years`, the last one cut at `test_end`."
-    first, last = pd.Timestamp(test_start), pd.Timestamp(test_end)
+    first, last = parse_day(test_start, 'start'), parse_day(test_end, 'end')
     if last < first:
         raise SplitError(f'test_end {last:%Y-%m-%d} is before test_start {first:%Y-%m-%d}: '
                          'swap them')

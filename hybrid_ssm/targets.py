@@ -80,7 +80,7 @@ def _forward(level, horizon):
     rows = np.flatnonzero(np.isfinite(level))
     begin, end = rows[:-horizon], rows[horizon:]
     with np.errstate(divide='ignore', invalid='ignore'):
-        change = level[end] / level[begin] - 1
+        change = (level[end] - level[begin]) / np.abs(level[begin])
     good = np.isfinite(change)              # a level of exactly zero has no return after it
     r[begin[good]], known[begin[good]] = change[good], end[good]
     return r, known

@@ -471,6 +471,8 @@ def _callbacks(
 
 def _train(trainer, epochs, learning_rate, fold, options):
     "The work of `ModelTrainer.train_model`."
+    if epochs < 1:
+        raise TrainerError(f"epochs={epochs}: train for at least one")
     o = options
     data = trainer.data.prepare_training_data(o["window"], fold, o["stride"], o["warm_up"])
     trainer.scaler = data.scaler
