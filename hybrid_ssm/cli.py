@@ -7,6 +7,7 @@ __all__ = ['make_parser', 'overridden', 'peak_memory', 'run_command', 'main']
 
 # %% ../nbs/13_cli.ipynb #ee181c92
 import argparse
+import os
 import sys
 import time
 import warnings
@@ -112,6 +113,7 @@ def main(
 )->int: # exit status: 0 done, 2 unusable input, 130 interrupted
     "The entry point of the command line."
     options = make_parser().parse_args(argv)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning on a shared core is dear
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda text, *_, **__: print(f"note: {text}", file=sys.stderr)

@@ -107,15 +107,18 @@ class _Storage:
         pd.DataFrame(frames).reset_index().to_parquet(path.with_suffix(".part"), index=False)
         return path.with_suffix(".part").replace(path)
 
-    def _repr_html_(self):
+    def __repr__(self):
         laws = ", ".join(map(str, self.horizons)) or "none"
-        span = f"{self.sessions[0]:%Y-%m-%d} to {self.sessions[-1]:%Y-%m-%d}"
-        return (f"<b>Forecast</b> {len(self.sessions):,} sessions x {len(self.symbols)} symbols, "
-                f"{span}<br>laws at horizons: {laws}; regimes: {len(self.regime)}; "
-                f"mean |position| {self.position.abs().mean().mean():.2f}")
+        return (f"Forecast({len(self.sessions):,} sessions x {len(self.symbols)} symbols, "
+                f"{self.sessions[0]:%Y-%m-%d} to {self.sessions[-1]:%Y-%m-%d}; laws at horizons: "
+                f"{laws}; regimes: {len(self.regime)}; "
+                f"mean |position| {self.position.abs().mean().mean():.2f})")
+
+    def _repr_html_(self):
+        return f"<b>Forecast</b> {repr(self)[9:-1]}"
 
 # %% ../nbs/04c_forecast.ipynb #bd985fd4
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Forecast(_LawReadings, _Storage):
     "What a model said about every symbol in every session."
     position: pd.DataFrame  # sessions x symbols in [-1, 1]; NaN where there is no opinion
