@@ -183,7 +183,7 @@ _PAGE_STYLE = """
 html { scroll-behavior:smooth }
 body { margin:0; background:var(--page); color:var(--ink);
   font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif }
-.frame { display:grid; grid-template-columns:13rem minmax(0,60rem); gap:2.5rem;
+.frame { display:grid; grid-template-columns:11rem minmax(0,60rem); gap:2rem;
   justify-content:center; padding:2.5rem 1.5rem }
 header { grid-column:1/-1; border-bottom:3px solid var(--mark); padding-bottom:1rem }
 h1 { font-size:2rem; line-height:1.2; margin:0 0 .3rem; overflow-wrap:anywhere }
@@ -207,14 +207,14 @@ _PART_STYLE = """
 figure { margin:1rem 0; background:#fff; border-radius:6px; padding:.5rem }
 img { display:block; width:100%; height:auto }
 table { border-collapse:collapse; font-size:.88rem; font-variant-numeric:tabular-nums }
-th, td { padding:.35rem .8rem; border-bottom:1px solid var(--line); text-align:right }
+th, td { padding:.35rem .65rem; border-bottom:1px solid var(--line); text-align:right }
 td { white-space:nowrap } td.long { white-space:normal; overflow-wrap:anywhere; min-width:18rem }
 thead th { border-bottom:2px solid var(--soft); color:var(--soft); font-weight:600;
   vertical-align:bottom }
 tbody th, th.txt, td.txt { text-align:left } tbody th { font-weight:600 }
 tbody tr:hover { background:color-mix(in srgb,var(--mark) 8%,transparent) }
-@media (max-width:60rem) { .frame { grid-template-columns:minmax(0,1fr); gap:1.2rem; padding:1rem }
-  nav { position:static } section { padding:1rem } }
+@media (max-width:75rem) { .frame { grid-template-columns:minmax(0,1fr); gap:1.2rem; padding:1rem }
+  nav { position:static } nav ol { display:flex; flex-wrap:wrap } section { padding:1rem } }
 @media print { :root { --ink:#000; --soft:#444; --line:#bbb; --page:#fff; --card:#fff }
   nav { display:none } .frame { display:block; padding:0 } section { border:0; padding:0 }
   figure, tr { break-inside:avoid } h2 { break-after:avoid } .wide { overflow:visible } }
