@@ -9,7 +9,7 @@ ARGS   ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: demo test trust docs prepare clean help
+.PHONY: demo test trust lab docs prepare clean help
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ prepare: $(READY) ## bring modules, notebooks and README into step; twice change
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 	$(BIN)/python tools/prepare.py readme
+
+lab: $(READY) ## the notebooks, open in JupyterLab on this machine
+	$(BIN)/python -m pip install --quiet -c constraints.txt jupyterlab
+	$(BIN)/jupyter lab nbs
 
 docs: $(READY) ## the website, into _docs (needs Quarto)
 	@command -v quarto >/dev/null || { echo 'Quarto is missing: https://quarto.org/docs/get-started'; exit 1; }
