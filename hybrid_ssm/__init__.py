@@ -1,5 +1,5 @@
 """A state-space model steered by an attention memory, tested honestly on markets."""
-from importlib import import_module
+from importlib import import_module as _module
 
 __version__ = "0.1.0"
 
@@ -16,9 +16,9 @@ __all__ = sorted(_HOMES)
 
 def __getattr__(name):
     if name in _HOMES:
-        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        return getattr(_module(f".{_HOMES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted({*globals(), *_HOMES})
+    return sorted({n for n in globals() if n[:1] != "_" or n[:2] == "__"} | set(_HOMES))

@@ -14,6 +14,8 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
+from . import __version__
+
 # %% ../nbs/13_cli.ipynb #f6d3324e
 def make_parser()->argparse.ArgumentParser: # with the commands `demo` and `experiment`
     "The parser of the command line."
@@ -27,6 +29,9 @@ def make_parser()->argparse.ArgumentParser: # with the commands `demo` and `expe
     other.add_argument("config", metavar="CONFIG", help="a TOML file, or 'demo' or 'futures'")
     for command in (demo, other):
         _add_options(command)
+    show = commands.add_parser("config", help="print a configuration, to be copied and changed")
+    show.add_argument("config", metavar="CONFIG", help="'demo' or 'futures'")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return parser
 
 # %% ../nbs/13_cli.ipynb #4997a43f
@@ -65,9 +70,9 @@ def _add_options(
 
 # %% ../nbs/13_cli.ipynb #40c8e0bd
 def overridden(
-    config:"Config", # read from a file
+    config:object, # a Config, read from a file
     options:argparse.Namespace, # parsed options
-)->"Config": # raises ConfigError on an impossible value
+)->object: # a Config; raises ConfigError on an impossible value
     "The configuration after the options of the command line."
     from hybrid_ssm.ssm import ConfigError
     config = config.quickened() if options.quick else config
@@ -78,11 +83,20 @@ def overridden(
         changes["train.seeds"] = list(range(options.seeds))
     if "data.instruments" in changes and "costs.bps" not in changes:
         changes["costs.bps"] = None  # the table's own costs
+    elsewhere = config.data.source and any(k.startswith(("data.", "folds.")) for k in changes)
+    return replace(config, title=type(config).title if elsewhere else config.title,
+                   **_sections(config, changes))
+
+
+def _sections(
+    config:object, # a Config, before
+    changes:dict, # 'section.key' -> value
+)->dict: # the changed sections, each changed in one step
+    out = {}
     for key, value in changes.items():
         section, name = key.split(".")
-        value = tuple(value) if isinstance(value, list) else value
-        config = replace(config, **{section: replace(getattr(config, section), **{name: value})})
-    return config
+        out.setdefault(section, {})[name] = tuple(value) if isinstance(value, list) else value
+    return {section: replace(getattr(config, section), **new) for section, new in out.items()}
 
 # %% ../nbs/13_cli.ipynb #bc812f93
 def peak_memory()->float: # GB; the sum over this process and the largest of its children
@@ -97,7 +111,10 @@ def run_command(
     options:argparse.Namespace, # parsed options
 )->int: # exit status
     "Run the experiment that the options describe and print its table."
-    from hybrid_ssm.experiment import Experiment, read_config
+    from hybrid_ssm.experiment import Experiment, config_text, read_config
+    if options.command == "config":
+        print(config_text(options.config), end="")
+        return 0
     began = time.perf_counter()
     config = overridden(read_config(options.config), options)
     print(f"{config.title}: loading {config.data.source or 'nothing'} ...", file=sys.stderr)

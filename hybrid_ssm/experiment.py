@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'DataConfig', 'FoldConfig', 'ModelConfig', 'TrainConfig', 'TradeConfig', 'Config', 'Strategy',
-           'build_hybrid', 'build_lstm', 'parse_config', 'read_config', 'Market', 'load_market', 'Task', 'all_tasks',
-           'make_trainer', 'do_task', 'register_trial', 'collect', 'target_weights', 'keep_books', 'ExperimentResult',
-           'result_notes', 'difference_table', 'stress_table', 'block_table', 'pit_values', 'explain_last_fold',
-           'make_report', 'open_run', 'find_run', 'write_json', 'versions', 'do_tasks', 'finished', 'Experiment']
+           'build_hybrid', 'build_lstm', 'parse_config', 'config_text', 'read_config', 'Market', 'load_market', 'Task',
+           'all_tasks', 'make_trainer', 'do_task', 'register_trial', 'collect', 'target_weights', 'keep_books',
+           'ExperimentResult', 'result_notes', 'difference_table', 'stress_table', 'block_table', 'pit_values',
+           'calibration_verdict', 'explain_last_fold', 'make_report', 'open_run', 'find_run', 'write_json', 'versions',
+           'do_tasks', 'finished', 'Experiment']
 
 # %% ../nbs/08_experiment.ipynb #ece55fac
 import hashlib
@@ -76,6 +77,9 @@ class FoldConfig:
 
     def __post_init__(self):
         _normalise_dates(self, test_start="start", test_end="end")
+        if self.test_start > self.test_end:
+            raise ConfigError(f"folds.test_end {self.test_end} is before folds.test_start "
+                              f"{self.test_start}: swap them (--test-start, --test-end)")
 
 # %% ../nbs/08_experiment.ipynb #1d5d95b9
 @dataclass(frozen=True)
@@ -163,9 +167,9 @@ def _feature_names(
 # %% ../nbs/08_experiment.ipynb #b46c51b2
 @dataclass(frozen=True)
 class Config:
-    "Everything that determines an experiment's result, and nothing else."
+    "Everything that determines an experiment's result, and what its page is called."
     name: str = "experiment"
-    title: str = "Experiment"
+    title: str = "Walk-forward comparison"  # words, like the notes: no part of the fingerprint
     notes: tuple = ()  # sentences shown beside the table
     data: DataConfig = DataConfig()
     features: tuple = DEFAULT_FEATURES
@@ -187,8 +191,9 @@ class Config:
 
     @property
     def fingerprint(self)->str:
-        "Eight hexadecimal digits that change when anything in the configuration does."
+        "Eight hexadecimal digits that change when anything that is computed does."
         tree = asdict(self)
+        del tree["title"], tree["notes"]
         for name in ("source", "instruments"):  # where a file lies is no part of what is run
             tree["data"][name] = Path(tree["data"][name]).name
         text = json.dumps(tree, sort_keys=True, default=str)
@@ -255,18 +260,25 @@ def parse_config(
     return Config(**raw | {"features": _feature_names(features.get("names", ()))})
 
 # %% ../nbs/08_experiment.ipynb #f6bf7d5e
+def config_text(
+    source:str|Path, # a TOML file, or the name of a configuration in the package ('demo')
+)->str: # TOML; raises ConfigError where there is no such file
+    "The text of a configuration, to be read, copied and changed."
+    shipped = resources.files("hybrid_ssm") / "configs"
+    for path in (Path(source), shipped / f"{source}.toml"):
+        if path.is_file():
+            return path.read_text()
+    names = sorted(p.name.removesuffix(".toml") for p in shipped.iterdir())
+    raise ConfigError(f"no configuration '{source}': give a TOML file or one of {names}")
+
+# %% ../nbs/08_experiment.ipynb #bf95bbd7
 def read_config(
     source:str|Path, # a TOML file, or the name of a configuration in the package ('demo')
 )->Config: # raises ConfigError where there is no such file
     "Read an experiment's configuration from a file or by its name."
-    shipped = resources.files("hybrid_ssm") / "configs"
-    for path in (Path(source), shipped / f"{source}.toml"):
-        if path.is_file():
-            return parse_config(path.read_text())
-    names = sorted(p.name.removesuffix(".toml") for p in shipped.iterdir())
-    raise ConfigError(f"no configuration '{source}': give a TOML file or one of {names}")
+    return parse_config(config_text(source))
 
-# %% ../nbs/08_experiment.ipynb #5de48637
+# %% ../nbs/08_experiment.ipynb #d0dc5622
 @dataclass(frozen=True, eq=False)
 class Market:
     "The bars that all rivals trade, the index, and the features and labels."
@@ -279,7 +291,7 @@ class Market:
         "The sessions of the universe."
         return self.universe.sessions
 
-# %% ../nbs/08_experiment.ipynb #d0dc5622
+# %% ../nbs/08_experiment.ipynb #f40a1f56
 def _with_benchmark(load, universe, data):
     "Universe and index on common sessions, from a source that has more than the universe."
     try:
@@ -289,7 +301,7 @@ def _with_benchmark(load, universe, data):
                         "name another symbol as data.benchmark (--benchmark SYMBOL). "
                         f"{e}", symbol=data.benchmark) from e
 
-# %% ../nbs/08_experiment.ipynb #f40a1f56
+# %% ../nbs/08_experiment.ipynb #0ad66c79
 def _check_market(config, universe, index):
     "What would otherwise be found missing only after the training."
     for bars in (universe, index):
@@ -304,7 +316,7 @@ def _check_market(config, universe, index):
                         "name another symbol as data.benchmark (--benchmark SYMBOL)",
                         symbol=config.data.benchmark)
 
-# %% ../nbs/08_experiment.ipynb #0ad66c79
+# %% ../nbs/08_experiment.ipynb #955a0f3b
 def load_market(
     config:Config, # which source, dates, symbols and benchmark
 )->Market: # raises DataError naming what is missing
@@ -325,7 +337,7 @@ def load_market(
     _check_market(config, universe, index)  # an error now and not after the training
     return Market(universe, index, handler)
 
-# %% ../nbs/08_experiment.ipynb #0be42782
+# %% ../nbs/08_experiment.ipynb #6c85a151
 @dataclass(frozen=True)
 class Task:
     "One model, one seed, one fold."
@@ -341,7 +353,7 @@ class Task:
         "Whether its forecast is on disk."
         return (self.folder(run) / "forecast.parquet").exists()
 
-# %% ../nbs/08_experiment.ipynb #6c85a151
+# %% ../nbs/08_experiment.ipynb #0ab7df87
 def all_tasks(
     config:Config, # models and seeds
     folds:Sequence, # of Fold
@@ -350,7 +362,7 @@ def all_tasks(
     return [Task(f, m, s) for f in range(len(folds)) for m in config.models.names
             if STRATEGIES[m].trained for s in config.train.seeds]
 
-# %% ../nbs/08_experiment.ipynb #0ab7df87
+# %% ../nbs/08_experiment.ipynb #22f7045f
 def make_trainer(
     config:Config, # model and training
     market:Market, # data
@@ -362,7 +374,7 @@ def make_trainer(
     start, end = (f"{s:%Y-%m-%d}" for s in market.sessions[[0, -1]])
     return ModelTrainer(model, start, end, data=market.handler, seed=task.seed)
 
-# %% ../nbs/08_experiment.ipynb #22f7045f
+# %% ../nbs/08_experiment.ipynb #817a2433
 def do_task(
     task:Task, # what to do
     config:Config, # how
@@ -382,7 +394,7 @@ def do_task(
     said = trainer.predict(market.handler.panel.window(None, last)).window(first, last)
     said.to_parquet(task.folder(run) / "forecast.parquet")
 
-# %% ../nbs/08_experiment.ipynb #bc22a150
+# %% ../nbs/08_experiment.ipynb #4a933848
 def register_trial(
     out:Path, # folder of all runs
     facts:dict, # what is about to be tried
@@ -392,7 +404,7 @@ def register_trial(
     with open(out / "trials.jsonl", "a") as f:
         f.write(json.dumps(facts, sort_keys=True) + "\n")
 
-# %% ../nbs/08_experiment.ipynb #f35561fc
+# %% ../nbs/08_experiment.ipynb #c41de796
 def collect(
     config:Config, # models and seeds
     folds:Sequence, # the folds whose tasks are all done
@@ -406,7 +418,7 @@ def collect(
     return {m: concat_forecasts([one(m, i) for i in range(len(folds))])
             for m in config.models.names if STRATEGIES[m].trained}
 
-# %% ../nbs/08_experiment.ipynb #c41de796
+# %% ../nbs/08_experiment.ipynb #883d28c8
 def target_weights(
     config:Config, # rivals and the sizing policy
     market:Market, # bars
@@ -421,7 +433,7 @@ def target_weights(
         out[strategy.label] = config.risk.weights(said, market.universe) if strategy.sized else said
     return out
 
-# %% ../nbs/08_experiment.ipynb #883d28c8
+# %% ../nbs/08_experiment.ipynb #4f180ebf
 def keep_books(
     weights:dict, # label -> frame of target weights
     config:Config, # costs and fills
@@ -442,7 +454,7 @@ def keep_books(
             continue  # `result_notes` says so
     return out
 
-# %% ../nbs/08_experiment.ipynb #9542b13e
+# %% ../nbs/08_experiment.ipynb #d4415456
 class _Readings:
     @property
     def table(self)->LeagueTable:
@@ -470,7 +482,7 @@ class _Readings:
         notes = "".join(f"<li>{escape(n)}</li>" for n in result_notes(self))
         return f"{self.table._repr_html_()}<ul>{notes}</ul>"
 
-# %% ../nbs/08_experiment.ipynb #d4415456
+# %% ../nbs/08_experiment.ipynb #74182dd9
 @dataclass(frozen=True, eq=False, repr=False)
 class ExperimentResult(_Readings):
     "What an experiment found: a table, the books behind it and the folder that holds both."
@@ -483,29 +495,30 @@ class ExperimentResult(_Readings):
     books: dict  # label -> BacktestResult; a ruined rival has none
     complete: bool  # False: interrupted, later folds are missing
 
-# %% ../nbs/08_experiment.ipynb #74182dd9
+# %% ../nbs/08_experiment.ipynb #6e1fc026
 def result_notes(
     result:ExperimentResult, # what was found
 )->list: # sentences
     "What has to be said beside the table."
     typical = np.nanmedian([sharpe(b.net_returns).se for b in result.books.values()])
     seeds = len(result.config.train.seeds)
+    mean = f"Networks: mean of {seeds} seed{'s' * (seeds > 1)}. " if result.forecasts else ""
     notes = [f"Standard errors of the Sharpe ratios are near {typical:.2f}: rows closer than about "
-             "twice that are not told apart, and the table ranks nobody. Networks: mean of "
-             f"{seeds} seed{'s' * (seeds > 1)}. Risk-free rate taken as zero.",
+             f"twice that are not told apart, and the table ranks nobody. {mean}Risk-free rate "
+             "taken as zero.",
              *result.market.universe.provenance.get("notes", ()), *result.config.notes]
     asked, last = pd.Timestamp(result.config.folds.test_end), result.market.sessions[-1]
     if asked - last > pd.Timedelta(days=10):
         notes.insert(0, f"The data end on {last:%Y-%m-%d}, before the last day asked for "
                         f"({asked:%Y-%m-%d}).")
-    for label in result.weights.keys() - result.books.keys():
+    for label in (name for name in result.weights if name not in result.books):
         notes.insert(0, f"{label} lost all of its equity and has no row.")
     if not result.complete:
         notes.insert(0, f"Interrupted: only {len(result.folds)} fold(s) are finished. "
                         "--resume goes on.")
     return notes
 
-# %% ../nbs/08_experiment.ipynb #5e9480e8
+# %% ../nbs/08_experiment.ipynb #84f6a507
 def difference_table(
     result:ExperimentResult, # what was found
     against:str='hybrid', # the row that is compared with all others
@@ -521,7 +534,7 @@ def difference_table(
                 "Excludes zero": "yes" if d.low > 0 or d.high < 0 else "no"}
     return pd.DataFrame(rows).T
 
-# %% ../nbs/08_experiment.ipynb #84f6a507
+# %% ../nbs/08_experiment.ipynb #a44d85ef
 def stress_table(
     result:ExperimentResult, # what was found
 )->pd.DataFrame: # net Sharpe ± SE per rival: as configured, twice the cost, one day late
@@ -534,7 +547,7 @@ def stress_table(
     return pd.DataFrame({name: {k: str(sharpe(b.net_returns)) for k, b in books.items()}
                          for name, books in columns.items()})
 
-# %% ../nbs/08_experiment.ipynb #a44d85ef
+# %% ../nbs/08_experiment.ipynb #79ecc7ec
 def block_table(
     result:ExperimentResult, # what was found
 )->pd.DataFrame: # net Sharpe ± SE per rival and test block
@@ -546,7 +559,7 @@ def block_table(
             k: str(sharpe(b.net_returns.loc[days])) for k, b in result.books.items()}
     return pd.DataFrame(out)
 
-# %% ../nbs/08_experiment.ipynb #e7823c4d
+# %% ../nbs/08_experiment.ipynb #35121448
 def pit_values(
     result:ExperimentResult, # what was found
     model:str='hybrid', # which trained rival
@@ -560,7 +573,18 @@ def pit_values(
     u = t.cdf((y - mean) / scale, df)
     return u[np.isfinite(u)]
 
-# %% ../nbs/08_experiment.ipynb #6730ba1f
+# %% ../nbs/08_experiment.ipynb #ffb4e687
+def calibration_verdict(
+    pit:np.ndarray, # of `pit_values`
+)->str: # one sentence
+    "What the calibration figure shows, in words."
+    held, low = (np.abs(pit - .5) < .4).mean(), (pit < .5).mean()
+    width = "too wide" if held > .82 else "too narrow" if held < .78 else "about as wide as it says"
+    lean = "too high" if low > .52 else "too low" if low < .48 else "in the right place"
+    return (f"The 80 % interval held {held:.1%} of the outcomes and {low:.1%} of them fell below "
+            f"the median: the law is {width} and its middle {lean}.")
+
+# %% ../nbs/08_experiment.ipynb #d7a84e93
 def explain_last_fold(
     result:ExperimentResult, # what was found
     symbol:str, # whose attention is shown
@@ -583,7 +607,7 @@ def explain_last_fold(
     return (pd.Series(importance, panel.names), told.attention[-1][row].numpy(),
             panel.sessions[tail])
 
-# %% ../nbs/08_experiment.ipynb #d7a84e93
+# %% ../nbs/08_experiment.ipynb #25394916
 def _table_sections(result):
     "The sections that hold tables."
     first = Section("The league table", [*result_notes(result), result.table])
@@ -599,7 +623,7 @@ def _table_sections(result):
         stress_table(result), "The same as configured, by test block.", block_table(result)]))
     return out
 
-# %% ../nbs/08_experiment.ipynb #1179722a
+# %% ../nbs/08_experiment.ipynb #0a7e14f4
 def _equity_section(result):
     "Equity, drawdown and rolling Sharpe ratio of all rivals."
     returns = {k: b.net_returns for k, b in result.books.items()}
@@ -617,14 +641,17 @@ def _model_sections(result):
                         .folder(result.folder) / "forecast.parquet")
     regime = pd.DataFrame({n: f[symbol] for n, f in own.regime.items()})
     price = result.market.universe.level[symbol].reindex(regime.index)
-    calibration = calibration_figure(pit_values(result), "Calibration of the hybrid")
-    return [Section("Is its law calibrated?", [calibration]), Section("What does it look at?", [
+    pit, still = pit_values(result), regime.std().max() < .05
+    calibration = calibration_figure(pit, "Calibration of the hybrid")
+    words = ["The regime weights hardly move: no regimes were found."] * bool(still)
+    judged = Section("Is its law calibrated?", [calibration_verdict(pit), calibration])
+    return [judged, Section("What does it look at?", [
         f"Last fold, first seed. Importances: mean gate over all symbols in the last {len(days)} "
         f"sessions; a feature that was never observed gets nothing. Regime weights and attention: "
-        f"{symbol}.", importance_figure(importance),
+        f"{symbol}.", importance_figure(importance), *words,
         regime_figure(price, regime), attention_figure(attention, days)])]
 
-# %% ../nbs/08_experiment.ipynb #25394916
+# %% ../nbs/08_experiment.ipynb #5cd12dbd
 def make_report(
     result:ExperimentResult, # what was found
 )->Path: # runs/<id>/report.html
@@ -637,7 +664,7 @@ def make_report(
     universe = result.market.universe
     origin = {"provenance": {k: v for k, v in universe.provenance.items() if k != "notes"}}
     tables = [pd.Series(_flatten(t)).to_frame("value") for t in (facts | origin, config)]
-    sections.append(Section("How to run it again", ["The run.", tables[0], "Its configuration.",
+    sections.append(Section("What exactly was run", ["The run.", tables[0], "Its configuration.",
                                                     tables[1]]))
     span = f"{result.sessions[0]:%Y-%m-%d} to {result.sessions[-1]:%Y-%m-%d}"
     return write_report(result.folder / "report.html", result.config.title, sections,
@@ -654,7 +681,7 @@ def _flatten(
         out |= _flatten(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": str(value)}
     return out
 
-# %% ../nbs/08_experiment.ipynb #70426c39
+# %% ../nbs/08_experiment.ipynb #d2dfd6e8
 def open_run(
     config:Config, # what is to be run
     market:Market, # on which data
@@ -675,7 +702,7 @@ def open_run(
     write_json(run / "run.json", facts | {"machine": platform.machine()})
     return run
 
-# %% ../nbs/08_experiment.ipynb #af99a74f
+# %% ../nbs/08_experiment.ipynb #faeb870d
 def find_run(
     out:Path, # folder of all runs
     facts:dict, # name, fingerprint and data hash that must agree
@@ -686,11 +713,16 @@ def find_run(
         seen = json.loads(path.read_text())
         if all(seen.get(k) == v for k, v in facts.items()):
             return path.parent
-    raise ConfigError(
-        f"no run {run_id or ''} in '{out}' has configuration {facts['fingerprint']}, this data and "
-        "these package versions: leave out --resume to start one")
+    known = sorted((p.parent.name for p in out.glob("*/run.json")), reverse=True)
+    if run_id and run_id not in known:
+        raise ConfigError(f"no run '{run_id}' in '{out}': choose from {known[:5]}")
+    seen = json.loads((out / (run_id or known[0]) / "run.json").read_text()) if known else {}
+    differs = [k for k, v in facts.items() if seen.get(k) != v]
+    why = f"'{run_id or known[0]}' differs in {', '.join(differs)}" if known else "none is there"
+    raise ConfigError(f"no run in '{out}' can be resumed: {why}. Give the same options, data and "
+                      "package versions (--quick too), or leave out --resume")
 
-# %% ../nbs/08_experiment.ipynb #d2dfd6e8
+# %% ../nbs/08_experiment.ipynb #35a1919a
 def write_json(
     path:Path, # where to
     tree:dict, # what
@@ -700,7 +732,7 @@ def write_json(
     part.write_text(json.dumps(tree, indent=1, default=str))
     part.replace(path)
 
-# %% ../nbs/08_experiment.ipynb #faeb870d
+# %% ../nbs/08_experiment.ipynb #296074a6
 def versions()->dict: # package -> version
     "Versions of the packages that decide the numbers."
     from hybrid_ssm import __version__
@@ -708,7 +740,7 @@ def versions()->dict: # package -> version
     return {"python": platform.python_version(), "hybrid_ssm": __version__} | {
         n: metadata.version(n) for n in names}
 
-# %% ../nbs/08_experiment.ipynb #296074a6
+# %% ../nbs/08_experiment.ipynb #21fe4722
 def do_tasks(
     config:Config, # models and seeds
     market:Market, # data
@@ -727,7 +759,7 @@ def do_tasks(
         return False
     return True
 
-# %% ../nbs/08_experiment.ipynb #29a2ff3e
+# %% ../nbs/08_experiment.ipynb #ba76c998
 def finished(
     config:Config, # models and seeds
     folds:Sequence, # of Fold
@@ -741,9 +773,14 @@ def finished(
         out.append(fold)
     return out
 
-# %% ../nbs/08_experiment.ipynb #ba76c998
+# %% ../nbs/08_experiment.ipynb #2ba6aaa4
 class Experiment:
     "A walk-forward comparison of all rivals under one configuration."
+
+    def __repr__(self):
+        c = self.config
+        return (f"Experiment({c.name!r}: {', '.join(c.models.names)}; tested {c.folds.test_start} "
+                f"to {c.folds.test_end})")
 
     def __init__(self,
         config:Config, # see `read_config`
@@ -773,7 +810,7 @@ class Experiment:
             raise KeyboardInterrupt(f"no fold is finished yet; --resume goes on with {run.name}")
         return _conclude(config, market, run, folds, complete, began)
 
-# %% ../nbs/08_experiment.ipynb #4c30370a
+# %% ../nbs/08_experiment.ipynb #28465a1e
 def _conclude(
     config:Config, # what was run
     market:Market, # data

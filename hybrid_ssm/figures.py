@@ -114,6 +114,10 @@ def figure_png(
 # %% ../nbs/06b_figures.ipynb #e6d21312
 class Picture(Figure):
     "A matplotlib figure that displays itself in a notebook, without pyplot."
+    def __init__(self,
+        **settings, # of matplotlib's Figure: figsize in inches, layout, dpi
+    ):
+        super().__init__(**settings)
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         png = figure_png(self, dpi=72, colors=96)
@@ -259,7 +263,8 @@ def drawdown_figure(
         ax.axhline(-100 * limit, color=INK, linewidth=.9, linestyle=":")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0f} %"))
     ax.set_ylim(top=0)
-    _note(ax, "% below the highest equity so far; legend: worst (in annual volatilities)")
+    _note(ax, "% below the highest equity so far; legend: worst (in annual volatilities)"
+          + (f"; dotted: -{limit:.0%}" if limit else ""))
     _legend(figure, list(lines.values()), [
         f"{n}  {c.min():.1f} % ({-c.min() / 100 / (strategies[n].std() * periods**.5):.1f})"
         for n, c in curves.items()])
@@ -356,7 +361,7 @@ def _histogram(
     ax.set(xlim=(0, 1), xlabel="quantile of the outcome under its forecast (PIT)")
     ax.set_ylim(0, max(1.3, 1.08 * height.max()))
     ax.grid(False, axis="x")
-    _note(ax, "density; line: honest forecasts, grey: 95 % band")
+    _note(ax, "density; line: a calibrated law, grey: 95 % band")
 
 # %% ../nbs/06b_figures.ipynb #ab741416
 def _coverage(
@@ -375,7 +380,7 @@ def _coverage(
     ax.text(98, 3, "\n".join(rows), ha="right", va="bottom", fontsize=9.5, linespacing=1.5,
             bbox=dict(facecolor="white", edgecolor="none", pad=2))
     ax.set(xlim=(0, 100), ylim=(0, 100), xlabel="announced coverage of the central interval, %")
-    _note(ax, "observed coverage, %; line: honest forecasts")
+    _note(ax, "observed coverage, %; line: a calibrated law")
 
 # %% ../nbs/06b_figures.ipynb #bdf8cf36
 @_style()
@@ -419,9 +424,9 @@ def importance_figure(
     ax.set_yticks(range(len(mean)), map(str, mean.index), color=INK)
     ax.set_ylim(len(mean) - .4, -.6)
     ax.grid(False, axis="y")
-    if np.isclose(rows.mean().sum(), 1, atol=.02):
-        ax.axvline(1 / rows.shape[1], color=PALETTE[1], linewidth=1.4, linestyle="--")
-    _note(ax, "weight of the variable selection; dashed: equal shares"
+    used = (rows.mean() > 0).sum()  # a feature that was never observed has no share
+    ax.axvline(rows.mean().sum() / max(used, 1), color=PALETTE[1], linewidth=1.4, linestyle="--")
+    _note(ax, f"weight of the variable selection; dashed: equal shares of the {used} observed"
           + (f"; bars: ±1 standard deviation over {len(rows)} runs" if spread is not None else ""))
     return figure
 

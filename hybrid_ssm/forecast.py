@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .data import DataError
+from .data import DataError, parse_day
 
 # %% ../nbs/04c_forecast.ipynb #0b44a4e8
 def law_direction(
@@ -97,7 +97,12 @@ class _Storage:
 
     def window(self, start=None, end=None):
         "The same forecast restricted to sessions from `start` to `end`, both included."
-        return _rebuild({n: f.loc[start:end] for n, f in _frames(self).items()})
+        first, last = parse_day(start, "start"), parse_day(end, "end")
+        if not len(self.sessions[self.sessions.slice_indexer(first, last)]):
+            have = f"{self.sessions[0]:%Y-%m-%d} to {self.sessions[-1]:%Y-%m-%d}"
+            raise DataError(f"no session from {start} to {end}: choose dates within {have}",
+                            rule="empty range", value=(start, end))
+        return _rebuild({n: f.loc[first:last] for n, f in _frames(self).items()})
 
     def to_parquet(self, path)->Path:
         "Write all tables into one parquet file and return its path."

@@ -160,7 +160,7 @@ def student_abs_mean(
 
 # %% ../nbs/04_hybrid.ipynb #13ccb511
 def _law_table(out):
-    "The last session of the last sequence, one row per horizon, as HTML"
+    "The last session of the last sequence, one row per law, as HTML"
     last = lambda t: t.detach().reshape(-1, t.shape[-1])[-1].tolist()
     names = 'mean', 'scale', 'df', 'direction', 'magnitude', 'uncertainty'
     row = lambda tag, cells: '<tr>' + ''.join(f'<{tag}>{c}</{tag}>' for c in cells) + '</tr>'
@@ -168,7 +168,7 @@ def _law_table(out):
     rows = [row('td', [i, *(f'{v:.3f}' for v in law)]) for i, law in enumerate(body, 1)]
     regime = ' '.join(f'{p:.2f}' for p in last(out.regime))
     foot = f'position {out.position.flatten()[-1].item():+.3f}, regimes {regime}'
-    table = row('th', ['horizon', *names]) + ''.join(rows)
+    table = row('th', ['law', *names]) + ''.join(rows)
     return f'<table><caption>last session: {foot}</caption>{table}</table>'
 
 # %% ../nbs/04_hybrid.ipynb #2035f5bd

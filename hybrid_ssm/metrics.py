@@ -184,7 +184,8 @@ def _face(frame):
         pairs = zip(frame[name], frame[f"{name} SE"])
         out[name] = [str(Sharpe(value, se, 0)) for value, se in pairs]
     for name, form in _FACES.items():
-        out[name] = [form.format(v) if v == v else "n/a" for v in frame[name]]
+        sane = (frame[name] == frame[name]) & ((name != "Break-even bp") | (frame[name] >= 0))
+        out[name] = [form.format(v) if ok else "n/a" for v, ok in zip(frame[name], sane)]
     return out
 
 # %% ../nbs/06a_metrics.ipynb #c1a7dc87

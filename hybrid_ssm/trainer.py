@@ -81,6 +81,10 @@ class History:
             raise TrainerError("no epoch has been finished yet: call train_model first")
         return min(self.rows, key=lambda r: r["valid"])["epoch"]
 
+    def __repr__(self):
+        done = f"best: {self.best_epoch}" if self.rows else "none finished"
+        return f"History({len(self.rows)} epochs, {done})"
+
     def _repr_html_(self):
         if not self.rows:
             return "<b>History</b> no epoch finished"
@@ -165,7 +169,7 @@ def evaluate(
     loss:JointLoss, # the objective
     batch_size:int=64, # windows at once
     device:str='cpu', # where the model lives
-)->dict: # 'valid', 'likelihood', 'sharpe': means over batches, weighted by scored labels
+)->dict: # loss 'valid', its 'likelihood', net annual 'sharpe': means weighted by scored labels
     "Loss of a model on windows it does not learn from."
     model.eval()
     parts, weights = [], []
@@ -174,7 +178,8 @@ def evaluate(
         weights.append((~b.target[..., 0].isnan()).sum())
     weights = torch.stack(weights).double()
     mean = (torch.stack(parts).double() * weights[:, None]).sum(0) / weights.sum()
-    return dict(zip(("valid", "likelihood", "sharpe"), mean.tolist()))
+    valid, likelihood, lost = mean.tolist()  # the loss is minus the Sharpe ratio
+    return dict(valid=valid, likelihood=likelihood, sharpe=-lost)
 
 # %% ../nbs/05_trainer.ipynb #88039b11
 def predict_batch(
@@ -231,7 +236,7 @@ def one_cycle(
         run.optimizer, learning_rate, total_steps=run.epochs * steps + 1, cycle_momentum=False)
     if run.epoch:  # resumed: the rate is a closed form of the number of steps done
         schedule.load_state_dict(schedule.state_dict() | {"last_epoch": run.epoch * steps})
-        run.optimizer.param_groups[0]["lr"] = run.history.rows[-1]["learning_rate"]
+        run.optimizer.param_groups[0]["lr"] = run.history.rows[-1]["rate_at_end"]
     return schedule
 
 # %% ../nbs/05_trainer.ipynb #18747e84
@@ -247,7 +252,7 @@ def record(
         raise TrainerError(f"the loss is {train} (training), {scores['valid']} (validation) in "
                            f"epoch {run.epoch}: lower the learning rate or look at the inputs")
     rate = run.optimizer.param_groups[0]["lr"]
-    run.history.rows.append(dict(epoch=run.epoch, train=train, **scores, learning_rate=rate,
+    run.history.rows.append(dict(epoch=run.epoch, train=train, **scores, rate_at_end=rate,
                                  seconds=time.perf_counter() - began))
 
 # %% ../nbs/05_trainer.ipynb #1372cb88
@@ -412,6 +417,10 @@ class _Setup(_Persistence):
 class ModelTrainer(_Setup):
     "Trains a model on the sessions between two dates and turns it into forecasts."
 
+    def __repr__(self):
+        return (f"ModelTrainer({type(self.model).__name__}, {self.training_start} to "
+                f"{self.training_end}, {len(self.data.features)} features; {self.history})")
+
     def train_model(self,
         epochs:int=100, # at most; the best one by validation is kept
         learning_rate:float=1e-4, # peak of the one-cycle schedule
@@ -423,7 +432,7 @@ class ModelTrainer(_Setup):
 
     def predict(self,
         panel:FeaturePanel|None=None, # unscaled features; None = the handler's own
-    )->Forecast: # positions and laws of all its sessions
+    )->Forecast: # laws and positions; sessions up to `training_end` were learnt from: no test
         "What the trained model says in every session, each knowing only its past."
         return _predict(self, panel)
 
@@ -473,6 +482,8 @@ def _train(trainer, epochs, learning_rate, fold, options):
     "The work of `ModelTrainer.train_model`."
     if epochs < 1:
         raise TrainerError(f"epochs={epochs}: train for at least one")
+    if not learning_rate > 0:
+        raise TrainerError(f"learning_rate={learning_rate}: it must be above 0, such as 1e-4")
     o = options
     data = trainer.data.prepare_training_data(o["window"], fold, o["stride"], o["warm_up"])
     trainer.scaler = data.scaler
