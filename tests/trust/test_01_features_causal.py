@@ -108,15 +108,14 @@ def groups():
 
 
 @pytest.mark.parametrize("names", groups(), ids=["month", "year", "longer"])
-def test_every_row_of_every_feature(names, capsys):
+def test_every_row_of_every_feature(names, tell):
     assert sorted(sum(groups(), ())) == sorted(EVERY)  # none is left out
     bars = small_panel(max(FEATURES[n].warm_up for n in names) + 25)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nothing is masked for want of an input
         compared = guard_truncation(partial(compute_features, names=names), bars)
-    with capsys.disabled():
-        print(f" {len(bars.sessions) - 1} cuts x {len(names)} features x 3 symbols: "
-              f"{compared:,} values, 0 changed", end=" ")
+    tell(f" {len(bars.sessions) - 1} cuts x {len(names)} features x 3 symbols: "
+          f"{compared:,} values, 0 changed")
 
 
 def test_poisoned_future():

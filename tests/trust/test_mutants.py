@@ -3,7 +3,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CONFTEST = Path(__file__).with_name("conftest.py")
+CONFTEST = Path(__file__).parent.parent / "conftest.py"
 SUITE = '''
 def guard(x): assert x > 0, "not positive"
 def crash(x): raise TypeError("cannot judge")

@@ -6,9 +6,10 @@ import pytest
 
 @dataclass
 class Mutants:
-    "The planted defects of one test run, and what became of them"
+    "The planted defects of one test run and what became of them, and the figures its guards tell"
     killed: list = field(default_factory=list)
     survived: list = field(default_factory=list)
+    told: list = field(default_factory=list)
 
     def kill(self, row, name, guard, planted):
         "Run `guard(planted)`; it must raise AssertionError, or the mutant survives and the test fails"
@@ -33,20 +34,46 @@ class Mutants:
 _MUTANTS = pytest.StashKey[Mutants]()
 
 
+def _of(config):
+    "What this process has counted so far"
+    return config.stash.setdefault(_MUTANTS, Mutants())
+
 
 @pytest.fixture(scope="session")
 def mutants(pytestconfig):
     "`mutants.kill(row, name, guard, planted)`: plant a defect and demand that its guard fires"
-    return pytestconfig.stash.setdefault(_MUTANTS, Mutants())
+    return _of(pytestconfig)
+
+
+@pytest.fixture
+def tell(request):
+    "`tell(text)`: a figure that is printed at the end of the run, beside the test's name"
+    return lambda text: _of(request.config).told.append(f"{request.node.name}: {text.strip()}")
+
+
+def pytest_sessionfinish(session):
+    "A worker process hands what it counted to the run that started it"
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["mutants"] = vars(_of(session.config))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    "Add what a worker counted; one that crashed has nothing to hand over"
+    for name, lines in getattr(node, "workeroutput", {}).get("mutants", {}).items():
+        getattr(_of(node.config), name).extend(lines)
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    mutants = config.stash.get(_MUTANTS, None)
-    if mutants is None or not (mutants.killed or mutants.survived):
+    mutants = _of(config)
+    for line in sorted(mutants.told):
+        terminalreporter.write_line(line)
+    if not (mutants.killed or mutants.survived):
         return
     terminalreporter.section("planted defects")
-    for label in mutants.killed:
+    for label in sorted(mutants.killed):
         terminalreporter.write_line(f"killed    {label}")
-    for label in mutants.survived:
+    for label in sorted(mutants.survived):
         terminalreporter.write_line(f"SURVIVED  {label}", red=True)
     terminalreporter.write_line(mutants.verdict, green=not mutants.survived, red=bool(mutants.survived), bold=True)
