@@ -7,7 +7,7 @@ _HOMES = {  # top-level name -> the module that defines it; loaded on first use 
     "AttentionExplorer": "explore", "Bars": "data", "DataError": "data",
     "Experiment": "experiment", "FinancialDataHandler": "handler", "Forecast": "forecast",
     "HybridFinancialModel": "hybrid", "ModelTrainer": "trainer", "RegimeExplorer": "explore",
-    "RiskPolicy": "risk", "SelectiveSSM": "ssm",
+    "RiskPolicy": "risk", "SelectiveSSM": "ssm", "SnapshotStore": "store",
     "compute_features": "features", "load_bars": "data", "sharpe": "metrics",
     "summarize": "metrics",
 }

@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 
 from .backtest import RuinError, backtest
 from .baselines import LSTMBaseline, buy_and_hold, equal_weight, tsmom
-from .data import Bars, DataError, instrument_costs, load_bars, parse_day
+from .data import Bars, DataError, instrument_costs, load_bars, parse_day, write_atomic
 from .features import DEFAULT_FEATURES, FEATURES
 from .figures import (
     attention_figure, calibration_figure, drawdown_figure, equity_figure, importance_figure,
@@ -532,7 +532,7 @@ def difference_table(
             rows[f"{against} minus {label}"] = {
                 "Difference": d.value, "95 % from": d.low, "95 % to": d.high,
                 "Excludes zero": "yes" if d.low > 0 or d.high < 0 else "no"}
-    return pd.DataFrame(rows).T
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 # %% ../nbs/08_experiment.ipynb #a44d85ef
 def stress_table(
@@ -728,9 +728,7 @@ def write_json(
     tree:dict, # what
 )->None: # replaces the file in one step
     "Write JSON atomically."
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(tree, indent=1, default=str))
-    part.replace(path)
+    write_atomic(path, json.dumps(tree, indent=1, default=str))
 
 # %% ../nbs/08_experiment.ipynb #296074a6
 def versions()->dict: # package -> version
@@ -800,9 +798,7 @@ class Experiment:
         "Load, walk forward, trade, report; everything is written below `out`."
         config, began = self.config, time.perf_counter()
         market = load_market(config)
-        f = config.folds
-        folds = walk_forward(market.sessions, f.test_start, f.test_end, f.years, f.embargo,
-                             f.valid_fraction)
+        folds = _folds(config.folds, market.sessions)
         run = open_run(config, market, Path(out), resume)
         complete = do_tasks(config, market, folds, run, progress)
         folds = folds if complete else finished(config, folds, run)
@@ -811,6 +807,11 @@ class Experiment:
         return _conclude(config, market, run, folds, complete, began)
 
 # %% ../nbs/08_experiment.ipynb #28465a1e
+def _folds(f, sessions):
+    "The walk-forward folds of a FoldConfig."
+    return walk_forward(sessions, f.test_start, f.test_end, f.years, f.embargo, f.valid_fraction)
+
+
 def _conclude(
     config:Config, # what was run
     market:Market, # data

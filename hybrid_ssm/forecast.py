@@ -9,12 +9,13 @@ __all__ = ['law_direction', 'law_magnitude', 'law_uncertainty', 'Forecast', 'rea
 # %% ../nbs/04c_forecast.ipynb #f4a7456a
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from .data import DataError, parse_day
+from .data import DataError, parse_day, write_atomic
 
 # %% ../nbs/04c_forecast.ipynb #0b44a4e8
 def law_direction(
@@ -108,9 +109,8 @@ class _Storage:
         "Write all tables into one parquet file and return its path."
         frames = {n: f.rename_axis(index="session", columns="symbol").stack(future_stack=True)
                   for n, f in _frames(self).items()}
-        path = Path(path)
-        pd.DataFrame(frames).reset_index().to_parquet(path.with_suffix(".part"), index=False)
-        return path.with_suffix(".part").replace(path)
+        table = pd.DataFrame(frames).reset_index()
+        return write_atomic(path, partial(table.to_parquet, index=False))
 
     def __repr__(self):
         laws = ", ".join(map(str, self.horizons)) or "none"

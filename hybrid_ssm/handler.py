@@ -10,6 +10,7 @@ __all__ = ['LABEL_LIMIT', 'Sequences', 'window_starts', 'PanelArrays', 'input_ar
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -17,12 +18,12 @@ import pandas as pd
 from .data import (
     Bars, Costs, DataError, elapsed, instrument_costs, load_bars)
 from .features import (
-    DEFAULT_FEATURES, FeaturePanel, FeatureScaler, compute_features, fit_scaler)
-from .splits import Fold, holdout, usable
+    DEFAULT_FEATURES, FeaturePanel, FeatureScaler, compute_features, feature_names, fit_scaler)
+from .splits import Fold, Folds, holdout, usable, walk_forward
 from .targets import Targets, forward_targets
 
 # %% ../nbs/01d_handler.ipynb #2a0df541
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sequences:
     "Windows of features and labels, ready to be batched."
     x: np.ndarray  # float32 (n, l, f); 0 where not observed
@@ -35,15 +36,19 @@ class Sequences:
 
     def __len__(self): return len(self.x)
 
+    def __repr__(self):
+        scored = np.isfinite(self.target[..., 0]).sum() if len(self) else 0
+        return (f"Sequences: {len(self):,} windows of {self.x.shape[1]} sessions x "
+                f"{self.x.shape[2]} features; {scored:,} scored next-session labels; "
+                f"{self.mask.mean():.1%} of the features observed")
+
     def __getitem__(self, rows):
         "The windows `rows`, as the same kind of object."
         return Sequences(*(getattr(self, f)[rows] for f in self.__dataclass_fields__))
 
     def _repr_html_(self):
-        scored = np.isfinite(self.target[..., 0]).sum() if len(self) else 0
-        return (f"<b>Sequences</b> {len(self):,} windows of {self.x.shape[1]} sessions x "
-                f"{self.x.shape[2]} features; {scored:,} scored next-session labels; "
-                f"{self.mask.mean():.1%} of the features observed")
+        name, _, rest = repr(self).partition(":")
+        return f"<b>{name}</b>{rest}"
 
 # %% ../nbs/01d_handler.ipynb #726ec30b
 def window_starts(
@@ -94,7 +99,7 @@ def input_arrays(
                        elapsed(panel.sessions).astype(np.float32))
 
 # %% ../nbs/01d_handler.ipynb #9781f5c5
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainingData:
     "What one fold may learn from: training windows, validation windows and the scaler."
     train: Sequences
@@ -102,8 +107,11 @@ class TrainingData:
     scaler: FeatureScaler
     fold: Fold
 
+    def __repr__(self):
+        return f"training {self.train}\nvalidation {self.valid}\n{self.fold}"
+
     def _repr_html_(self):
-        return f"training: {self.train._repr_html_()}<br>validation: {self.valid._repr_html_()}"
+        return f"<pre>{escape(repr(self))}</pre>"
 
 
 LABEL_LIMIT = 20.  # units of volatility; see below
@@ -147,19 +155,30 @@ class _Caches:
 
 # %% ../nbs/01d_handler.ipynb #a0996fa5
 class _Setup(_Caches):
+    def __repr__(self):
+        if "bars" not in self.__dict__:
+            names = "all symbols" if self.wanted is None else ", ".join(self.wanted)
+            return (f"FinancialDataHandler({names}; {self.training_start} to {self.training_end} "
+                    f"from {self.source!r}, not loaded yet)")
+        return (f"FinancialDataHandler({len(self.features)} features, horizons {self.horizons}, "
+                f"{self.bars})")
+
+    def _repr_html_(self):
+        return f"<pre>{escape(repr(self))}</pre>"
+
     def __init__(self,
         symbols:Sequence|None=None, # tickers; None = all that the source has
         training_start:str='2010-01-01', # first session, included
         training_end:str='2022-12-31', # last session, included
         source:str='sample', # 'sample', 'yahoo' or a file; see `load_bars`
         bars:Bars|None=None, # bars already loaded; then symbols, dates and source are not used
-        features:Sequence=DEFAULT_FEATURES, # names from `FEATURES`
+        features:Sequence|str=DEFAULT_FEATURES, # names from `FEATURES`, 'all', or a family
         horizons:Sequence=(1, 5, 21), # sessions ahead; the first must be 1
         costs:Costs=None, # one-way fraction of notional; None = instrument table
     ):
         self.wanted, self.source, self.costs = symbols, source, costs
         self.training_start, self.training_end = training_start, training_end
-        self.features, self.horizons = tuple(features), tuple(horizons)
+        self.features, self.horizons = feature_names(features), tuple(horizons)
         if bars is not None:
             self.bars = bars
         if self.horizons[0] != 1:
@@ -169,6 +188,15 @@ class _Setup(_Caches):
 # %% ../nbs/01d_handler.ipynb #01c1d0ac
 class FinancialDataHandler(_Setup):
     "Bars, features and labels of some symbols, as sequences without look-ahead."
+
+    def folds(self,
+        test_start:str, # first date that is judged
+        test_end:str|None=None, # last date that is judged; None = the last session
+        **settings, # years, embargo, valid_fraction, train_sessions, ...: see `walk_forward`
+    )->Folds: # raises SplitError
+        "Walk-forward folds of the handler's sessions; `embargo` is the longest horizon."
+        settings = {"embargo": max(self.horizons)} | settings
+        return walk_forward(self.sessions, test_start, test_end or self.sessions[-1], **settings)
 
     def prepare_training_data(self,
         sequence_length:int=252, # sessions in a training window
@@ -202,9 +230,21 @@ def label_arrays(
     return replace(inputs, target=y.swapaxes(0, 1), cost=cost_in_volatility(handler).T)
 
 # %% ../nbs/01d_handler.ipynb #078c003e
+def _check_fold(fold, handler, length, warm_up):
+    "What would otherwise be a wrong date or an empty training set."
+    if not fold.sessions.equals(handler.sessions):
+        raise DataError(f"the fold was cut from {len(fold.sessions)} other sessions than the "
+                        f"{len(handler.sessions)} of these bars: use handler.folds(...)")
+    if not 0 <= warm_up < length:
+        raise DataError(f"warm_up={warm_up} leaves no row of a window of {length} to score: use "
+                        "less than sequence_length")
+
+
 def _training_data(handler, fold, length, stride, warm_up):
     "The work of `FinancialDataHandler.prepare_training_data`."
-    scaler = fit_scaler(handler.panel, handler.sessions[fold.train[-1]])
+    _check_fold(fold, handler, length, warm_up)
+    first, last = handler.sessions[fold.train[[0, -1]]]
+    scaler = fit_scaler(handler.panel.window(start=first), last)
     inputs = input_arrays(handler.panel, scaler)
     train = label_arrays(inputs, handler, fold.train, fold.train_until)
     valid = label_arrays(inputs, handler, fold.valid, fold.valid_until)

@@ -6,7 +6,6 @@
 __all__ = ['table_html', 'clean_html', 'Section', 'ReportError', 'item_html', 'report_html', 'write_report']
 
 # %% ../nbs/06c_report.ipynb #7e291786
-import os
 import re
 from base64 import b64encode
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .data import write_atomic
 from .figures import Picture, figure_png, figure_svg
 
 # %% ../nbs/06c_report.ipynb #1b66e395
@@ -253,13 +253,4 @@ def write_report(
     path = Path(path)
     page = report_html(title, sections, subtitle).encode("utf-8", "replace")
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with draft.open("wb") as file:
-            file.write(page)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    return path
+    return write_atomic(path, page)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .data import write_atomic
 from .features import DEFAULT_FEATURES, FeaturePanel, FeatureScaler
 from .forecast import Forecast
 from .handler import FinancialDataHandler, PanelArrays, Sequences, input_arrays
@@ -300,9 +301,8 @@ class Checkpoint(Callback):
         from safetensors.torch import save_file
         self.folder.mkdir(parents=True, exist_ok=True)
         meta = {"epoch": str(run.epoch), "history": json.dumps(run.history.rows)}
-        part = self.folder / "state.part"
-        save_file(_flat_state(run), part, metadata=meta)
-        part.replace(self.folder / "state.safetensors")
+        write = lambda draft: save_file(_flat_state(run), draft, metadata=meta)
+        write_atomic(self.folder / "state.safetensors", write)
 
 # %% ../nbs/05_trainer.ipynb #ee1186dc
 def resume_run(
@@ -375,9 +375,7 @@ class _Persistence:
         facts = dict(features=list(self.data.features), scaler=self.scaler.to_dict(),
                      training_start=self.training_start, training_end=self.training_end,
                      history=self.history.rows)
-        part = folder / "trainer.part"
-        part.write_text(json.dumps(facts, indent=1))
-        part.replace(folder / "trainer.json")
+        write_atomic(folder / "trainer.json", json.dumps(facts, indent=1))
         return folder
 
     def restore(self, folder:str|Path)->"ModelTrainer":
@@ -494,7 +492,7 @@ def _train(trainer, epochs, learning_rate, fold, options):
     return fit(data.train, data.valid, run, trainer.loss, learning_rate, o["batch_size"],
                trainer.seed, _callbacks(o, epochs))
 
-
+# %% ../nbs/05_trainer.ipynb #1668db2c
 def _predict(trainer, panel):
     "The work of `ModelTrainer.predict`."
     if trainer.scaler is None:

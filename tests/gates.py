@@ -18,8 +18,8 @@ from pathlib import Path
 
 LONGEST_CELL, LONGEST_LINE, LARGEST_NOTEBOOK = 30, 100, 400_000
 FLOORS = {  # module -> notebook number, for rooms a notebook may name before they are built
-    "data": "00", "synthetic": "00a", "features": "01", "targets": "01a", "splits": "01b", "costs": "01c",
-    "handler": "01d", "ssm": "02", "attention": "03", "hybrid": "04", "baselines": "04a", "losses": "04b",
+    "data": "00", "synthetic": "00a", "store": "00b", "features": "01", "targets": "01a", "splits": "01b", "costs": "01c",
+    "handler": "01d", "technical": "01e", "regime": "01f", "liquidity": "01g", "correlation": "01h", "ssm": "02", "attention": "03", "hybrid": "04", "baselines": "04a", "losses": "04b",
     "forecast": "04c", "trainer": "05", "calibration": "05a", "backtest": "06", "metrics": "06a",
     "figures": "06b", "report": "06c", "risk": "07", "experiment": "08", "tune": "09", "paper": "10",
     "monitor": "11", "explore": "12", "cli": "13",

@@ -8,13 +8,15 @@ import pandas as pd
 import pytest
 
 from hybrid_ssm.data import Bars
-from hybrid_ssm.features import FEATURES, FeaturePanel, compute_features, fit_scaler
+from hybrid_ssm.features import (
+    FEATURES, FeaturePanel, compute_features, expanding_scale, feature_names, fit_scaler, rank_panel, rolling_scale,
+    winsorise)
 
-EVERY = tuple(FEATURES)
+EVERY = feature_names("all")
 LONGEST = max(f.warm_up for f in FEATURES.values())
 
 
-def small_panel(sessions, seed=0):
+def small_panel(sessions, seed=0, gaps=True):
     "Three symbols with every input; one misses sessions, one lists late, prices stand still at times."
     rng, shape = np.random.default_rng(seed), (sessions, 3)
     frame = lambda v: pd.DataFrame(v, pd.bdate_range("2015-01-01", periods=sessions), list("ABC"))
@@ -25,7 +27,8 @@ def small_panel(sessions, seed=0):
     low = np.minimum(open_, close) * np.exp(-.004 * rng.random(shape))
     volume, carry = np.exp(12 + rng.normal(size=shape)), .02 * rng.normal(size=shape)
     hole = np.zeros(shape, bool)
-    hole[:, 1], hole[:9, 2] = rng.random(sessions) < .02, True
+    if gaps:
+        hole[:, 1], hole[:9, 2] = rng.random(sessions) < .02, True
     o, h, l, c, v, k = (frame(np.where(hole, np.nan, a)) for a in (open_, high, low, close, volume, carry))
     return Bars(close=c, open=o, high=h, low=l, volume=v, extras={"carry": k})
 
@@ -61,13 +64,14 @@ def guard_truncation(compute, bars, cuts=None):
     return compared
 
 
-def guard_poison(compute, bars, cuts):
+def guard_poison(compute, bars, cuts, kinds=("nan", "huge", "shuffle")):
     "Spoil the later rows: the earlier values must be the same bits."
     whole, rng = compute(bars), np.random.default_rng(0)
     for cut in cuts:
-        for kind in ("nan", "huge", "shuffle"):
-            now = compute(poison(bars, cut, kind, rng)).values[:cut]
-            assert same_bits(now, whole.values[:cut]).all(), f"{kind} after row {cut} is seen before it"
+        for kind in kinds:
+            same = same_bits(compute(poison(bars, cut, kind, rng)).values[:cut], whole.values[:cut])
+            wrong = sorted({whole.names[f] for f in np.flatnonzero(~same.all((0, 1)))})
+            assert not wrong, f"{kind} after row {cut} is seen before it by {wrong}"
 
 
 def planted(function, bars, name="return_21", cross_section=False, lag=0):
@@ -93,6 +97,11 @@ def filled_from_behind(history):
     return pd.Series(history.level).shift(-1).ffill().to_numpy()
 
 
+def in_spreads_of_all(returns):
+    "Returns divided by their spread over the whole sample."
+    return returns / np.sqrt(np.nansum(returns ** 2))
+
+
 def scaled_by(until, bars):
     "Features of closes, scaled with statistics up to `until(panel)`."
     panel = compute_features(bars, ("return_21", "rsi_14"))
@@ -107,20 +116,48 @@ def groups():
     return [tuple(n for n in EVERY if a < warm_up[n] <= b) for a, b in zip(bounds, bounds[1:])]
 
 
-@pytest.mark.parametrize("names", groups(), ids=["month", "year", "longer"])
-def test_every_row_of_every_feature(names, tell):
-    assert sorted(sum(groups(), ())) == sorted(EVERY)  # none is left out
-    bars = small_panel(max(FEATURES[n].warm_up for n in names) + 25)
+def random_cuts(sessions, count, seed):
+    "Cut rows anywhere, and one behind the longest warm-up, so that every feature is met."
+    return sorted({*np.random.default_rng(seed).integers(1, sessions, count).tolist(), sessions - 7})
+
+
+def test_every_feature_at_random_rows(tell):
+    bars = small_panel(LONGEST + 25)
+    cuts = random_cuts(len(bars.sessions), 2, seed=8)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # nothing is masked for want of an input
-        compared = guard_truncation(partial(compute_features, names=names), bars)
-    tell(f" {len(bars.sessions) - 1} cuts x {len(names)} features x 3 symbols: "
-          f"{compared:,} values, 0 changed")
+        warnings.simplefilter("error", UserWarning)  # nothing is masked for want of an input
+        compared = guard_truncation(partial(compute_features, names=EVERY), bars, cuts)
+    tell(f" {len(cuts)} cuts x {len(EVERY)} features x 3 symbols: {compared:,} values, 0 changed")
 
 
 def test_poisoned_future():
     bars = small_panel(LONGEST + 25)
-    guard_poison(partial(compute_features, names=EVERY), bars, (70, 300, LONGEST + 10))
+    guard_poison(partial(compute_features, names=EVERY), bars, (LONGEST + 10,), ("nan", "huge"))
+
+
+@pytest.mark.parametrize("change", [partial(rolling_scale, sessions=63), partial(expanding_scale, least=63),
+                                    partial(winsorise, least=63), rank_panel],
+                         ids=["rolling", "expanding", "winsorised", "ranked"])
+def test_scaling_that_goes_along(change):
+    bars, names = small_panel(220), ("return_21", "rsi_14", "volume_shock_63")
+    guard_truncation(lambda b: change(compute_features(b, names)), bars, range(3, 220, 24))
+    guard_poison(lambda b: change(compute_features(b, names)), bars, (160, 200))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", groups(), ids=["month", "year", "longer"])
+def test_every_row_of_every_feature(names, tell):
+    assert sorted(sum(groups(), ())) == sorted(EVERY)  # none is left out
+    bars = small_panel(max(FEATURES[n].warm_up for n in names) + 25)
+    compared = guard_truncation(partial(compute_features, names=names), bars)
+    tell(f" {len(bars.sessions) - 1} cuts x {len(names)} features x 3 symbols: "
+          f"{compared:,} values, 0 changed")
+
+
+@pytest.mark.slow
+def test_poisoned_future_at_many_rows():
+    bars = small_panel(LONGEST + 25)
+    guard_poison(partial(compute_features, names=EVERY), bars, (70, 150, 300, 420, LONGEST + 10))
 
 
 def test_scaler_of_the_past_is_causal():
@@ -129,9 +166,10 @@ def test_scaler_of_the_past_is_causal():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_every_row_of_longer_panels(seed):
-    guard_truncation(partial(compute_features, names=EVERY), small_panel(1000, seed + 1))
+@pytest.mark.parametrize("seed", range(2))
+def test_random_rows_of_longer_panels(seed):
+    bars = small_panel(1000, seed + 1)
+    guard_truncation(partial(compute_features, names=EVERY), bars, random_cuts(1000, 20, seed))
 
 
 def test_planted_defects(mutants):
@@ -140,5 +178,10 @@ def test_planted_defects(mutants):
                            ("tomorrow's price", filled_from_behind)):
         mutants.kill(1, name, partial(guard_truncation, bars=bars), partial(planted, function))
         mutants.kill(1, f"{name}, poisoned", partial(guard_poison, bars=bars, cuts=(120,)), partial(planted, function))
+    for how, guard in (("", guard_truncation), (", poisoned", partial(guard_poison, cuts=(120,)))):
+        mutants.kill(1, f"cross-section in spreads of the whole sample{how}", partial(guard, bars=bars),
+                     partial(planted, in_spreads_of_all, cross_section=True, lag=1))
+    mutants.kill(1, "rank of tomorrow", partial(guard_truncation, bars=bars),
+                 lambda b: rank_panel(compute_features(b, ("return_21",)), lag=-1))
     mutants.kill(1, "scaler fitted on all rows", partial(guard_truncation, bars=bars),
                  partial(scaled_by, lambda panel: panel.sessions[-1]))

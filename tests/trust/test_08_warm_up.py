@@ -1,0 +1,168 @@
+"""Row 8: warm-up is declared. From its last `warm_up` rows a window gives the same bits as from all of history."""
+import warnings
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
+
+import numpy as np
+import pytest
+
+from hybrid_ssm.features import FEATURES, LiveFeatures, compute_features, feature_names
+from test_01_features_causal import small_panel
+
+EVERY = feature_names("all")
+ENDLESS = tuple(n for n in EVERY if FEATURES[n].tolerance == np.inf)  # parameters refitted on all of the past
+FINITE = tuple(n for n in EVERY if n not in ENDLESS)
+LONGEST = max(FEATURES[n].warm_up for n in EVERY)
+
+
+def in_float64(bars, names):
+    "Features before they are rounded."
+    return compute_features(bars, names, np.float64)
+
+
+def by_warm_up(names):
+    "(warm-up, names that declare it)"
+    key = lambda n: FEATURES[n].warm_up
+    return [(rows, tuple(group)) for rows, group in groupby(sorted(names, key=key), key)]
+
+
+def last_rows(bars, rows, end):
+    "The last `rows` sessions before position `end`."
+    return bars.window(bars.sessions[end - rows], bars.sessions[end - 1])
+
+
+def guard_first_value(whole):
+    "Without gaps the first value of each symbol stands exactly at the declared row."
+    seen = whole.observed
+    for f, name in enumerate(whole.names):
+        first = np.where(seen[..., f].any(0), seen[..., f].argmax(0) + 1, 0)
+        assert set(first) == {FEATURES[name].warm_up}, f"{name}: first value in rows {first}"
+
+
+def guard_memory(bars, names, ends, whole=None):
+    "From the declared rows alone: the value of all history, within what is declared. Returns the furthest."
+    whole, furthest = whole or in_float64(bars, names), dict.fromkeys(names, 0.0)
+    for rows, group in by_warm_up(names):
+        for end in ends:
+            for name in group:  # held features: begin where the grid of the panel has a point
+                aligned = end - (end - rows) % FEATURES[name].step
+                now = in_float64(last_rows(bars, rows, aligned), (name,)).values[-1, :, 0]
+                then = whole.frame(name).to_numpy()[aligned - 1]
+                assert np.isfinite(now).all(), f"{name} is not known from its {rows} rows"
+                furthest[name] = max(furthest[name], np.abs(now - then).max())
+                allowed = FEATURES[name].tolerance
+                assert furthest[name] <= allowed, f"{name} moves by {furthest[name]:.1e}, declared {allowed}"
+    return furthest
+
+
+def guard_doubled_history(bars, names, start):
+    "History before `start` exchanged for twice as much of another kind: windows behind it keep their bits."
+    whole, other = in_float64(bars.window(bars.sessions[start]), names), in_float64(bars, names)
+    for f, name in enumerate(names):
+        safe = FEATURES[name].warm_up - 1
+        a, b = whole.values[safe:, :, f], other.values[start + safe:, :, f]
+        moved = np.nanmax(np.abs(a - b), initial=0.0)
+        assert (np.isnan(a) == np.isnan(b)).all() and moved <= FEATURES[name].tolerance, f"{name} moves by {moved}"
+
+
+@contextmanager
+def declared(name, **changes):
+    "The papers of one feature changed for a while."
+    honest = FEATURES[name]
+    FEATURES[name] = replace(honest, **changes)
+    try:
+        yield
+    finally:
+        FEATURES[name] = honest
+
+
+def guard_memory_of_each(bars, whole, change):
+    "The memory of every feature under changed papers; red only if it is red for each of them."
+    caught, asked = 0, [n for n in FINITE if FEATURES[n].warm_up > 1]
+    for name in asked:
+        with declared(name, **change(FEATURES[name])):
+            try:
+                guard_memory(bars, (name,), (len(bars.sessions),), whole)
+            except AssertionError:
+                caught += 1
+    assert caught < len(asked), f"all of {len(asked)} features fail"
+
+
+@pytest.fixture(scope="module")
+def smooth():
+    "Bars without a gap, and everything computed from all of them."
+    bars = small_panel(LONGEST + 61, gaps=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # nothing is masked for want of an input
+        return bars, in_float64(bars, EVERY)
+
+
+def test_first_value_and_memory(smooth, tell):
+    bars, whole = smooth
+    guard_first_value(whole)
+    furthest = guard_memory(bars, FINITE, (len(bars.sessions),), whole)
+    exact = sum(moved == 0 for moved in furthest.values())
+    tell(f" {len(EVERY)} features: first value where declared; {exact} exactly their window, "
+          f"{len(FINITE) - exact} within their tolerance, {len(ENDLESS)} refitted on all of the past")
+
+
+def test_papers_are_complete():
+    for name in EVERY:
+        f = FEATURES[name]
+        assert f.warm_up >= 1 and f.memory >= f.warm_up and f.lag == int(f.cross_section) and f.source and f.meaning
+        assert f.tolerance == 0 or np.isfinite(f.tolerance) or f.cross_section, f"{name}: an endless memory of its own"
+
+
+def live_equals_batch(names, bars, bars_live):
+    "Furthest distance of the live form from the batch, relative to what each feature may do."
+    batch, cut = in_float64(bars, names), len(bars.sessions) - bars_live
+    live, furthest = LiveFeatures(names, bars.symbols, bars.upto(bars.sessions[cut - 1])), np.zeros(len(names))
+    for t in range(cut, len(bars.sessions)):
+        now = live.update(bars.window(bars.sessions[t], bars.sessions[t]))
+        unknown = np.isnan(now) != np.isnan(batch.values[t])
+        assert not unknown.any(), f"{[n for n, u in zip(names, unknown.any(0)) if u]} known in one form only"
+        away = np.nan_to_num(np.abs(now - batch.values[t]) / np.maximum(1, np.abs(batch.values[t])))
+        furthest = np.maximum(furthest, away.max(0))
+    allowed = [max(1e-9, t if np.isfinite(t := FEATURES[n].tolerance) else 0.0) for n in names]
+    wrong = {n: d for n, d, limit in zip(names, furthest, allowed) if d > limit}
+    assert not wrong, f"live and batch differ: {wrong}"
+    return furthest
+
+
+def test_live_equals_batch(tell):
+    furthest = live_equals_batch(FINITE, small_panel(LONGEST + 30), 6)
+    tell(f" 6 bars x {len(FINITE)} features: {(furthest == 0).sum()} live with the same bits, "
+          f"{(furthest <= 1e-9).sum()} within 1e-9, "
+          f"furthest {FINITE[furthest.argmax()]} {furthest.max():.0e}")
+
+
+@pytest.mark.slow
+def test_live_equals_batch_for_longer():
+    live_equals_batch(EVERY, small_panel(LONGEST + 90, seed=3), 25)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_memory_at_many_ends(seed):
+    bars = small_panel(2 * LONGEST + 60, seed + 1, gaps=False)
+    guard_memory(bars, FINITE, range(LONGEST, len(bars.sessions), 67))
+    guard_doubled_history(bars, FINITE, 60 * (LONGEST // 60))
+
+
+def test_planted_defects(smooth, mutants):
+    bars, whole = smooth
+    halved = lambda f: {"warm_up": f.warm_up // 2}
+    mutants.kill(8, "min_history halved, every feature", partial(guard_memory_of_each, bars, whole), halved)
+    for name in ("rsi_14", "macd_8_24", "market_beta_126", "adx_14"):
+        def guard(change, name=name):
+            with declared(name, **change):
+                guard_memory(bars, (name,), (len(bars.sessions),), whole)
+        mutants.kill(8, f"min_history of {name} halved", guard, {"warm_up": FEATURES[name].warm_up // 2})
+
+    def forgetful(names):
+        for rows in (FEATURES[n].memory // 2 for n in names):
+            with declared(names[0], memory=rows):
+                live_equals_batch(names, small_panel(400), 5)
+    mutants.kill(8, "live form keeps half of the rows", forgetful, ("macd_8_24",))
