@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
+from functools import partial
 from html import escape
 from importlib import metadata, resources
 from pathlib import Path
@@ -211,10 +212,12 @@ class Strategy:
 # %% ../nbs/08_experiment.ipynb #f517b17e
 def build_hybrid(
     config:Config, # sizes and features
+    coupling:str='mixture', # 'none' = the control: the memory does not steer the dynamics
 )->HybridFinancialModel: # untrained
     "The hybrid model of a configuration."
     m = config.models
-    return HybridFinancialModel(m.state_dim, m.memory_dim, len(config.features), m.num_heads)
+    return HybridFinancialModel(m.state_dim, m.memory_dim, len(config.features), m.num_heads,
+                                coupling=coupling)
 
 # %% ../nbs/08_experiment.ipynb #f7f8a7af
 def build_lstm(
@@ -231,6 +234,8 @@ def _index_weights(market):
 
 STRATEGIES = {
     "hybrid": Strategy("hybrid", build_hybrid, trained=True),
+    "hybrid_uncoupled": Strategy("hybrid, uncoupled", partial(build_hybrid, coupling="none"),
+                                 trained=True),
     "lstm": Strategy("LSTM", build_lstm, trained=True),
     "tsmom": Strategy("TSMOM", lambda market: tsmom(market.universe)),
     "equal_weight": Strategy("equal weight", lambda market: equal_weight(market.universe),
@@ -505,7 +510,8 @@ def result_notes(
     mean = f"Networks: mean of {seeds} seed{'s' * (seeds > 1)}. " if result.forecasts else ""
     notes = [f"Standard errors of the Sharpe ratios are near {typical:.2f}: rows closer than about "
              f"twice that are not told apart, and the table ranks nobody. {mean}Risk-free rate "
-             "taken as zero.",
+             "taken as zero. No strategy is scaled to the volatility target before it has 21 "
+             "sessions of its own.",
              *result.market.universe.provenance.get("notes", ()), *result.config.notes]
     asked, last = pd.Timestamp(result.config.folds.test_end), result.market.sessions[-1]
     if asked - last > pd.Timedelta(days=10):

@@ -62,7 +62,7 @@ def window_starts(
         raise DataError(f"a window of {length} sessions every {stride}: use at least 2 and 1")
     if last - first + 1 < length:
         raise DataError(f"{last - first + 1} sessions are too few for one window of {length}: "
-                        "use a longer history or a smaller sequence_length")
+                        "use a longer history or a smaller window (sequence_length)")
     return np.arange(last - length + 1, first - 1, -stride)[::-1]
 
 # %% ../nbs/01d_handler.ipynb #54dd1d0d
