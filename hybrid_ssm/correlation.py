@@ -364,8 +364,11 @@ _LAST = {}   # results of the returns seen last, because several features read o
 def _once(name, returns, settings, compute):
     "compute(), or what it gave for the very same returns and settings."
     key = settings, returns.shape, sha256(np.ascontiguousarray(returns).tobytes()).digest()
-    if _LAST.get(name, (None,))[0] != key: _LAST[name] = key, compute()
-    return _LAST[name][1]
+    known, result = _LAST.get(name, (None, None))  # one read: another thread may replace it
+    if known != key:
+        result = compute()
+        _LAST[name] = key, result
+    return result
 
 def _spectra(returns, sessions, step):
     "{step row: summaries} on each step-th row with a full window."

@@ -753,8 +753,10 @@ def _given_split(
         return float(bars.extras["split"].iat[r, c])
     if "adj_close" in bars.extras:
         known = bars.extras["adj_close"].iloc[:r + 1, c].dropna().to_numpy()[-2:]
-        if len(known) == 2 and abs(np.log(known[1] / known[0])) < .2:
-            return float(1 / steps["ratio"][r, c])
+        action = 1 / steps["ratio"][r, c]
+        simple = np.abs(np.abs(np.log(action)) - _SPLITS).min() < .03  # else a special dividend
+        if simple and len(known) == 2 and abs(np.log(known[1] / known[0])) < .2:
+            return float(action)
     return np.nan
 
 # %% ../nbs/00_data.ipynb #56659bff
@@ -1565,8 +1567,10 @@ def _joined(
         part = _melted(frame, date, name)
         parts.append(part.assign(date=_sessions(part["date"])).set_index(["date", "symbol"]))
     table = pd.concat(parts, axis=1).reset_index()
-    said = table.drop(columns=["date", "symbol"]).apply(pd.to_numeric, errors="coerce") != 0
-    return table[(said & table[said.columns].notna()).any(axis=1)]  # a volume of 0 is no row
+    prices = [n for n in paths if n != "volume"] or list(paths)
+    traded = pd.to_numeric(table["volume"], errors="coerce") if "volume" in table else pd.Series(0.)
+    traded = traded.reindex(table.index, fill_value=0.)
+    return table[table[prices].notna().any(axis=1) | (traded.notna() & (traded != 0))]
 
 
 def _file_hash(
@@ -1693,6 +1697,23 @@ def _period_bits(
     return sum(parts).astype(float).where(flags.groupby(group).count() > 0)
 
 # %% ../nbs/00_data.ipynb #369c8859
+_WHOLE = {"open": "first", "high": "max", "low": "min", "roll": "max"}
+
+
+def _gathered(
+    name:str, # of a table or an extra
+    frame:pd.DataFrame, # sessions x symbols
+    group:np.ndarray, # number of the period of each session
+)->pd.DataFrame: # what it says of each period
+    if name == "volume":
+        return frame.groupby(group).sum(min_count=1)
+    if name in ("excess", "flag"):
+        return {"excess": _compounded, "flag": _period_bits}[name](frame, group)
+    if name == "split":
+        return frame.where(frame != 0, 1.).groupby(group).prod(min_count=1)
+    return frame.groupby(group).agg(_WHOLE.get(name, "last"))
+
+# %% ../nbs/00_data.ipynb #cf47113c
 def resample_bars(
     bars:Bars, # daily
     period:str, # 'W' = Monday to Sunday, 'M' = calendar month
@@ -1705,24 +1726,14 @@ def resample_bars(
     number = bars.sessions.to_period({"W": "W-SUN", "M": "M"}[period])
     group = np.cumsum(np.r_[0, (number[1:] != number[:-1]).astype(int)])
     ends = bars.sessions[np.r_[np.flatnonzero(np.diff(group)), len(group) - 1]]
-    how = {"open": "first", "high": "max", "low": "min", "roll": "max"}
-    def cut(name, frame):
-        if name == "volume":
-            out = frame.groupby(group).sum(min_count=1)
-        elif name in ("excess", "flag"):
-            out = {"excess": _compounded, "flag": _period_bits}[name](frame, group)
-        elif name == "split":
-            out = frame.where(frame != 0, 1.).groupby(group).prod(min_count=1)
-        else:
-            out = frame.groupby(group).agg(how.get(name, "last"))
-        return out.set_axis(ends)
+    cut = lambda name, frame: _gathered(name, frame, group).set_axis(ends)
     tables = {n: cut(n, f) for n, f in bars._tables().items()}
     extras = {n: cut(n, f) for n, f in bars.extras.items()}
     facts = bars.provenance | {"period": {"W": "weekly", "M": "monthly"}[period]}
     return _ended(replace(bars, **tables, extras=extras, provenance=facts),
                   _finished(bars.sessions, period), last)
 
-# %% ../nbs/00_data.ipynb #cf47113c
+# %% ../nbs/00_data.ipynb #09f789da
 def _ended(bars, finished, last):
     if finished:
         return bars
@@ -1734,7 +1745,7 @@ def _ended(bars, finished, last):
                         rule="empty range")
     return bars.upto(bars.sessions[-2])
 
-# %% ../nbs/00_data.ipynb #22fdc9f4
+# %% ../nbs/00_data.ipynb #c4a67a66
 def align_bars(
     bars:Bars, # any
     sessions:pd.DatetimeIndex|Bars, # the sessions to have, or bars that have them
@@ -1746,18 +1757,19 @@ def align_bars(
     kept = bars.sessions.isin(sessions)
     if not kept.any():
         raise _empty_range(sessions[0], sessions[-1], bars.sessions)
-    frames = {n: f.reindex(sessions) for n, f in bars._tables().items()}
-    if bars.excess is not None:
+    def moved(name, frame):
+        if kept.all() or name not in ("excess", "volume", "roll", "flag", "split"):
+            return frame.reindex(sessions)
         parts = {}
-        for symbol, r in bars.excess.items():  # from one kept price of the symbol to the next
+        for symbol, cells in frame.items():  # from one kept price of the symbol to the next
             days = bars.sessions[kept & bars.observed[symbol].to_numpy()]
-            group = days.searchsorted(bars.sessions)
-            sums = _compounded(r.to_frame(), group)[symbol]
-            parts[symbol] = pd.Series(sums.reindex(range(len(days))).to_numpy(), days)
-        frames["excess"] = pd.DataFrame(parts).reindex(index=sessions, columns=bars.symbols)
-    return replace(bars, **frames, extras={n: f.reindex(sessions) for n, f in bars.extras.items()})
+            told = _gathered(name, cells.to_frame(), days.searchsorted(bars.sessions))[symbol]
+            parts[symbol] = pd.Series(told.reindex(range(len(days))).to_numpy(), days)
+        return pd.DataFrame(parts).reindex(index=sessions, columns=bars.symbols)
+    return replace(bars, **{n: moved(n, f) for n, f in bars._tables().items()},
+                   extras={n: moved(n, f) for n, f in bars.extras.items()})
 
-# %% ../nbs/00_data.ipynb #0d732b29
+# %% ../nbs/00_data.ipynb #5132090f
 def close_order(
     bars:Bars|pd.DataFrame, # bars or their instrument table: close_time + timezone, or close_utc
     year:int=2020, # whose winter and summer are shown
@@ -1770,20 +1782,22 @@ def close_order(
         hours[name] = (at - pd.Timestamp(day, tz="UTC")) / pd.Timedelta(hours=1)
     return pd.DataFrame(hours).sort_values("january", kind="stable")
 
-# %% ../nbs/00_data.ipynb #5132090f
+# %% ../nbs/00_data.ipynb #84a5cc09
 def same_day_known(
     bars:Bars|pd.DataFrame, # as for close_order
     minutes:float=0., # how much later a close may be and still count
+    year:int=2020, # each of whose days must agree
 )->pd.DataFrame: # bool, symbols x symbols; unknown closing times are False but for oneself
     "Row: at this symbol's close. Column: is that symbol's close of the same date known?"
-    order = close_order(bars).reindex(getattr(bars, "instruments", bars).index)
-    hour = order.to_numpy(float)                                       # (N, 2): winter, summer
-    late = hour[None, :, :] - hour[:, None, :]                         # (N, N, 2)
-    known = (late <= minutes / 60).all(axis=2)
+    table = getattr(bars, "instruments", bars)
+    known = np.ones((len(table), len(table)), bool)
+    for day in pd.date_range(f"{year}-01-01", f"{year}-12-31"):  # clocks change on different days
+        hour = close_times(table, day).sub(day.tz_localize("UTC")).dt.total_seconds().to_numpy()
+        known &= hour[None, :] - hour[:, None] <= minutes * 60
     np.fill_diagonal(known, True)
-    return pd.DataFrame(known, order.index, order.index)
+    return pd.DataFrame(known, table.index, table.index)
 
-# %% ../nbs/00_data.ipynb #ebf94c21
+# %% ../nbs/00_data.ipynb #1ef66bef
 class _TwinFace:
     "How a `TwinCheck` looks."
 
@@ -1798,7 +1812,7 @@ class _TwinFace:
         return (f"<b>{escape(' / '.join(self.names))}</b>: {escape(self.verdict)}<table><tr><th>lag"
                 f"</th><th>correlation</th></tr>{cells}</table><small>{self.n:,} sessions</small>")
 
-# %% ../nbs/00_data.ipynb #1ef66bef
+# %% ../nbs/00_data.ipynb #405b0f67
 @dataclass(frozen=True)
 class TwinCheck(_TwinFace):
     "Correlation of two instruments at lags -1, 0, +1, with standard errors."
@@ -1825,7 +1839,7 @@ class TwinCheck(_TwinFace):
             return f"same dates, but {first} closes before {second}: lag it by a session"
         return "same dates"
 
-# %% ../nbs/00_data.ipynb #405b0f67
+# %% ../nbs/00_data.ipynb #54ef1a9b
 def _correlation(
     x:np.ndarray,
     y:np.ndarray, # paired with x, no NaN
@@ -1850,7 +1864,7 @@ def twin_check(
     found = [_correlation(x[1:], y[:-1]), _correlation(x, y), _correlation(x[:-1], y[1:])]
     return TwinCheck((a, b), *(tuple(f) for f in zip(*found)), len(pair))
 
-# %% ../nbs/00_data.ipynb #25797ac7
+# %% ../nbs/00_data.ipynb #af8ed0d6
 def _sync_folder(
     folder:Path, # whose names must survive a power cut
 )->None:
@@ -1883,7 +1897,7 @@ def write_atomic(
     _sync_folder(path.parent)
     return path
 
-# %% ../nbs/00_data.ipynb #34a68d6a
+# %% ../nbs/00_data.ipynb #680fecb2
 RAW_COLUMNS = ("date", "open", "high", "low", "close", "adj_close", "volume", "dividend", "split")
 
 
@@ -1896,7 +1910,7 @@ class RawBars:
     currency: str = "unknown"
     split_adjusted: bool = True  # in shares of today, as Yahoo gives them; False = as traded
 
-# %% ../nbs/00_data.ipynb #d1e310fe
+# %% ../nbs/00_data.ipynb #e8ee4f3a
 def _same_shares(
     raw:RawBars,
     last:pd.Timestamp|None, # the day in whose shares everything is said; None = of the table
@@ -1929,7 +1943,7 @@ def _dividend_factor(
                                 float(paid[i]), "correct it at the source"))
     return np.append(np.cumprod(step[::-1])[::-1], np.ones(min(1, seen.sum())))
 
-# %% ../nbs/00_data.ipynb #e8ee4f3a
+# %% ../nbs/00_data.ipynb #d45a09cb
 def adjust(
     raw:RawBars, # one symbol
     last:Day=None, # the last day; None = of the table
@@ -1944,7 +1958,7 @@ def adjust(
     return pd.DataFrame({"date": rows["date"], "symbol": raw.symbol} | prices
                         | {n: rows[n] for n in ("volume", "split")})
 
-# %% ../nbs/00_data.ipynb #19aefe33
+# %% ../nbs/00_data.ipynb #b09c8e31
 def adjustment_gap(
     raw:RawBars, # with the column adj_close
 )->float: # largest relative distance; NaN where the source gives no adjusted close
@@ -1958,7 +1972,7 @@ def adjustment_gap(
     ratio = ours / theirs * (theirs[-1] / ours[-1])
     return float(np.nanmax(np.abs(ratio - 1)))
 
-# %% ../nbs/00_data.ipynb #968f4602
+# %% ../nbs/00_data.ipynb #309ff624
 class PartialWarning(UserWarning):
     "Fewer symbols than asked for."
 
@@ -1990,7 +2004,7 @@ def _gather(
             errors.append(error)
     return raws, errors
 
-# %% ../nbs/00_data.ipynb #309ff624
+# %% ../nbs/00_data.ipynb #3b3b6790
 def _remarks(
     raws:Sequence, # of RawBars
     last:pd.Timestamp|None, # the day at which an open end was cut
@@ -2018,7 +2032,7 @@ def _partial_note(
     warnings.warn(f"missing: {named}", PartialWarning, stacklevel=4)
     return missing
 
-# %% ../nbs/00_data.ipynb #3b3b6790
+# %% ../nbs/00_data.ipynb #6b14c5ce
 def _with_provenance(
     bars:Bars,
     facts:Mapping|None, # source, fetched, notes, ...
@@ -2031,7 +2045,7 @@ def _with_provenance(
         "adjustment": "dividends and splits to the last session", "sha256": bars.sha256,
         "notes": notes} | ({"missing": missing} if missing else {}))
 
-# %% ../nbs/00_data.ipynb #6b14c5ce
+# %% ../nbs/00_data.ipynb #1dc053f5
 def assemble_bars(
     symbols:Sequence[str]|str, # names, each once
     fetch:Callable, # symbol -> RawBars; raises DataError with a rule such as 'unknown symbol'
@@ -2062,7 +2076,7 @@ def assemble_bars(
     notes = _remarks(raws, stop if last is None else None)
     return _with_provenance(bars, provenance, _partial_note(errors), notes)
 
-# %% ../nbs/00_data.ipynb #3a67cffc
+# %% ../nbs/00_data.ipynb #54a9b6d5
 DELISTED = ("Yahoo lists what is traded today: companies that disappeared are absent "
             "(survivorship), and past prices are restated without notice.")
 
@@ -2083,7 +2097,7 @@ def _why(
     offline = not status and "OSError" in names and not cut  # no name server, refused, timed out
     return "no network" if offline else "unexpected answer"
 
-# %% ../nbs/00_data.ipynb #7c5c7f21
+# %% ../nbs/00_data.ipynb #67edb63d
 class Throttle:
     "At least `seconds` between one pass and the next, for all threads together."
     def __init__(self, seconds, clock=time.monotonic, sleep=time.sleep):
@@ -2103,7 +2117,7 @@ class Throttle:
 YAHOO_THROTTLE = Throttle(.5)
 _YAHOO_LOCK = threading.RLock()  # yfinance keeps one session and one set of switches for all
 
-# %% ../nbs/00_data.ipynb #88c7493d
+# %% ../nbs/00_data.ipynb #a1fac0dd
 @contextmanager
 def _outspoken()->Iterator:
     yfinance = require("yfinance")
@@ -2135,7 +2149,7 @@ def _yahoo_table(
     bare = table["close"].isna() & (table["dividend"] == 0) & (table["split"] == 1)
     return table[~bare].reset_index(drop=True)
 
-# %% ../nbs/00_data.ipynb #bde30efc
+# %% ../nbs/00_data.ipynb #2079b70e
 _YAHOO_NAME = re.compile(r"[\w.^=&$+-]{1,40}", re.ASCII)  # anything else would be another address
 _PASSING = ("rate limited", "unexpected answer")  # may be gone at the next try
 
@@ -2160,7 +2174,7 @@ def _ask_yahoo(
             raise yfinance.exceptions.YFPricesMissingError(symbol, "")
     return RawBars(symbol, table, today - pd.Timedelta(days=1), facts.get("currency") or "unknown")
 
-# %% ../nbs/00_data.ipynb #2079b70e
+# %% ../nbs/00_data.ipynb #6cdc7da6
 def yahoo_raw(
     symbol:str, # Yahoo's name
     start:Day=None, # first day; None = as far back as Yahoo goes
@@ -2182,7 +2196,7 @@ def yahoo_raw(
                     raise DataError(Failure(rule, symbol, remedy=_REMEDY[rule])) from error
                 time.sleep(pause)
 
-# %% ../nbs/00_data.ipynb #82bbc699
+# %% ../nbs/00_data.ipynb #d4750aac
 def yahoo_bars(
     symbols:Sequence[str]|None=None, # Yahoo's names; None = SAMPLE_STOCKS
     start:Day=None, # first day; None = as far back as Yahoo goes
@@ -2202,7 +2216,7 @@ def yahoo_bars(
         {"source": "yahoo", "notes": [DELISTED],
          "fetched": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"}, **checks)
 
-# %% ../nbs/00_data.ipynb #ee22b967
+# %% ../nbs/00_data.ipynb #3ea4e98b
 Costs = float | Mapping | pd.Series | None  # for all symbols, by symbol, or from the table
 
 
@@ -2226,7 +2240,7 @@ def instrument_costs(
                                  remedy=remedy) for s, v in bad.items()])
     return table
 
-# %% ../nbs/00_data.ipynb #989c9d0c
+# %% ../nbs/00_data.ipynb #e60d8045
 def load_bars(
     symbols:Sequence[str]|str|None=None, # None = the source's default universe, or all of a file
     start:Day=None, # first day: 'YYYY-MM-DD', 'YYYY', a date

@@ -7,7 +7,7 @@ __all__ = ['dollar_volume', 'turnover', 'volume_trend', 'volume_volatility', 'vo
            'amihud_asymmetry', 'amivest', 'martin', 'range_impact', 'kyle_lambda', 'second_slope', 'pastor_stambaugh',
            'llorente', 'corwin_schultz', 'abdi_ranaldo', 'fht_spread', 'buy_share', 'vpin', 'bulk_imbalance',
            'up_volume', 'return_volume_correlation', 'close_position', 'close_location', 'money_flow', 'by_symbol',
-           'market_amihud', 'dollar_volume_rank', 'amihud_rank', 'liquidity_commonality', 'market_zero_returns']
+           'market_amihud', 'liquidity_commonality', 'market_zero_returns']
 
 # %% ../nbs/01g_liquidity.ipynb #15abee34
 from collections.abc import Callable
@@ -410,12 +410,6 @@ def _mean_across(x):
     mean = np.where(seen, x, 0.).sum(1) / np.where(count >= 2, count, np.nan)
     return np.repeat(mean[:, None], x.shape[1], 1)
 
-def _rank(x):
-    "Percentile in the universe, -.5 to .5; with fewer than two there is none."
-    frame = pd.DataFrame(x)
-    count = frame.count(axis=1)
-    return ((frame.rank(axis=1) - .5).div(count.where(count >= 2), axis=0) - .5).to_numpy()
-
 # %% ../nbs/01g_liquidity.ipynb #06187881
 _WIDE = dict(family='liquidity', inputs=('close', 'volume'), cross_section=True, memory=504)
 
@@ -434,31 +428,6 @@ def market_amihud(returns:np.ndarray, # (S, N), NaN where a symbol has no row
     return _mean_across(by_symbol(ratio, np.abs(returns) / _value(close, volume)))
 
 # %% ../nbs/01g_liquidity.ipynb #dc51e3bc
-@feature('dollar_volume_rank_63', warm_up=64, sessions=63, **_WIDE,
-         meaning='rank of the value traded in the universe, -.5 to .5',
-         source='Brennan, Chordia and Subrahmanyam (1998)')
-def dollar_volume_rank(returns:np.ndarray, # (S, N), not used
-                       close:np.ndarray, # (S, N)
-                       volume:np.ndarray, # (S, N)
-                       sessions:int, # look-back
-                      )->np.ndarray: # (S, N) not yet lagged
-    "Cross-sectional percentile of mean dollar volume."
-    return _rank(by_symbol(lambda v: rolling_sum(v, sessions), _value(close, volume)))
-
-# %% ../nbs/01g_liquidity.ipynb #fd8f17ba
-@feature('amihud_rank_63', warm_up=65, sessions=63, **_WIDE,
-         meaning='rank of the price impact of a dollar in the universe, -.5 to .5',
-         source='Amihud (2002)')
-def amihud_rank(returns:np.ndarray, # (S, N), NaN where a symbol has no row
-                close:np.ndarray, # (S, N)
-                volume:np.ndarray, # (S, N)
-                sessions:int, # look-back
-               )->np.ndarray: # (S, N) not yet lagged
-    "Cross-sectional percentile of Amihud's illiquidity."
-    impact = np.abs(returns) / _value(close, volume)
-    return _rank(by_symbol(lambda v: rolling_sum(v, sessions), impact))
-
-# %% ../nbs/01g_liquidity.ipynb #db393662
 @feature('liquidity_commonality_126', warm_up=129, sessions=126, **_WIDE,
          meaning='correlation of changes of own dollar volume with those of the others',
          source='Chordia, Roll and Subrahmanyam (2000)')
@@ -475,7 +444,7 @@ def liquidity_commonality(returns:np.ndarray, # (S, N), not used
     cov = lambda u, v: rolling_covariance(u, v, sessions)
     return by_symbol(lambda u, v: cov(u, v) / np.sqrt(cov(u, u) * cov(v, v)), change, rest)
 
-# %% ../nbs/01g_liquidity.ipynb #9feea962
+# %% ../nbs/01g_liquidity.ipynb #fd8f17ba
 @feature('market_zero_returns_21', 'liquidity', warm_up=23, cross_section=True, sessions=21,
          meaning='share of moves of a month, in the whole universe, that were none',
          source='Lesmond, Ogden and Trzcinka (1999); Bekaert, Harvey and Lundblad (2007)')

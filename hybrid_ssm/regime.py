@@ -577,12 +577,13 @@ _LAST = {}   # the daily turbulence of the returns seen last: two features share
 def _daily_turbulence(returns, sessions):
     "Turbulence of each session, (S,)."
     key = sessions, returns.shape, sha256(np.ascontiguousarray(returns).tobytes()).digest()
-    if _LAST.get('key') != key:
+    known, days = _LAST.get('turbulence', (None, None))  # one read: another thread may replace it
+    if known != key:
         days = [turbulence_of(returns[t - sessions:t], returns[t])
                 for t in range(sessions, len(returns))]
-        _LAST.update(key=key, days=_pad(np.array(days), len(returns)) if days else
-                     np.full(len(returns), np.nan))
-    return _LAST['days']
+        days = _pad(np.array(days), len(returns)) if days else np.full(len(returns), np.nan)
+        _LAST['turbulence'] = key, days
+    return days
 
 @feature('turbulence_252', warm_up=255, recent=1, sessions=252, **_TURBULENT,
          meaning='how unusual the cross-section of returns is, against a year, log')

@@ -136,6 +136,8 @@ def _purge_row(fold, known_at):
 def _test_blocks(sessions, test_start, test_end, years):
     "Positions of each test block: date ranges of `years`, the last one cut at `test_end`."
     first, last = parse_day(test_start, 'start'), parse_day(test_end, 'end')
+    if first is None or last is None:
+        raise SplitError(f'test_start={test_start}, test_end={test_end}: give both, as YYYY-MM-DD')
     if last < first:
         raise SplitError(f'test_end {last:%Y-%m-%d} is before test_start {first:%Y-%m-%d}: '
                          'swap them')
@@ -178,7 +180,7 @@ def walk_forward(sessions:pd.DatetimeIndex, # all sessions of the data, sorted a
     "Folds that learn from the past (all of it, or the last sessions) and judge the next `years`."
     sessions = pd.DatetimeIndex(sessions)
     _check(sessions, years, embargo, valid_fraction, train_sessions)
-    start = 0 if train_start is None else int(sessions.searchsorted(pd.Timestamp(train_start)))
+    start = 0 if train_start is None else int(sessions.searchsorted(parse_day(train_start, 'start')))
     folds, needed = Folds(), max(train_sessions or min_train, 2)
     for number, test in enumerate(_test_blocks(sessions, test_start, test_end, years)):
         stop = int(test[0]) - embargo

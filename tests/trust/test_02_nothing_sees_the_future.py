@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybrid_ssm.data import Bars, elapsed
+from hybrid_ssm.data import RAW_COLUMNS, Bars, RawBars, assemble_bars, elapsed
 from hybrid_ssm.features import (DEFAULT_FEATURES, FEATURES, compute_features, expanding_scale, feature_names,
                                  fit_scaler, rank_panel, rolling_scale, winsorise)
 from hybrid_ssm.handler import FinancialDataHandler
@@ -217,3 +217,40 @@ def test_planted_defects(mutants):
         blind = ("shuffle",) if stage is rank_in_time else ()  # a rank does not know the order of later rows
         for kind in [k for k in KINDS[1:] if k not in blind]:  # NaN would do; so must a number that looks like one
             mutants.kill(2, f"{name}, {kind}", partial(guard, bars=bars, cuts=cuts(bars, 3), kinds=(kind,)), stage)
+
+
+def raw_prices(symbol, place, days):
+    "Prices as they were traded; one symbol pays from row 400 on, another splits there."
+    rng = np.random.default_rng(place)
+    close = 100 * np.exp(np.cumsum(rng.normal(0, .01, len(days))))
+    dividend, split = np.zeros(len(days)), np.ones(len(days))
+    if place == 0:
+        dividend[400::20] = .03 * close[400::20]
+    if place == 1:
+        split[450] = 2.
+    reach = 1 + .01 * rng.random(len(days))
+    columns = dict(date=days, open=close, high=close * reach, low=close / reach, close=close, adj_close=np.nan,
+                   volume=1e6 * (1 + .3 * rng.random(len(days)) + .1 * place), dividend=dividend, split=split)
+    return RawBars(symbol, pd.DataFrame(columns)[list(RAW_COLUMNS)], days[-1])
+
+
+def guard_adjustment(compute):
+    "Adjusted on read for what came later, a panel says of its past what it said when that was today."
+    days = pd.bdate_range("2015-01-01", periods=520)
+    raw = {s: raw_prices(s, k, days) for k, s in enumerate("ABCD")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no carry; notes on the made-up dividends
+        then, later = (compute(assemble_bars(list(raw), raw.get, end=day))[:390] for day in (days[389], days[-1]))
+    np.testing.assert_allclose(later, then, rtol=1e-6, atol=1e-6)
+    return np.isfinite(then).sum()
+
+
+def test_what_was_paid_later_changes_no_feature(tell):
+    names = tuple(n for n in feature_names("all") if FEATURES[n].warm_up < 380)
+    compared = guard_adjustment(lambda bars: compute_features(bars, names, dtype=np.float64).values)
+    tell(f"{len(names)} features before later dividends and a split: {compared:,} numbers, none moved by 1e-6")
+
+
+def test_a_rank_of_adjusted_money_is_found(mutants):
+    money = lambda bars: (bars.close * bars.volume).rolling(63).sum().rank(axis=1).to_numpy()
+    mutants.kill(2, "symbols ranked by adjusted price times volume", guard_adjustment, money)
