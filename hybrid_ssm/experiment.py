@@ -28,6 +28,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+# %% ../nbs/08_experiment.ipynb #fa33432a
 from .backtest import RuinError, backtest
 from .baselines import LSTMBaseline, buy_and_hold, equal_weight, tsmom
 from .data import Bars, DataError, instrument_costs, load_bars, parse_day, write_atomic
@@ -45,14 +46,14 @@ from .splits import Fold, walk_forward
 from .ssm import ConfigError
 from .trainer import ModelTrainer
 
-# %% ../nbs/08_experiment.ipynb #60577eba
+# %% ../nbs/08_experiment.ipynb #8e698323
 def _normalise_dates(config, **kinds):
     "Write the dates of a frozen section as YYYY-MM-DD, so that a spelling changes nothing."
     for name, kind in kinds.items():
         day = parse_day(getattr(config, name) or None, kind)
         object.__setattr__(config, name, "" if day is None else f"{day:%Y-%m-%d}")
 
-# %% ../nbs/08_experiment.ipynb #8e698323
+# %% ../nbs/08_experiment.ipynb #8008b4e7
 @dataclass(frozen=True)
 class DataConfig:
     "Which bars."
@@ -66,7 +67,7 @@ class DataConfig:
     def __post_init__(self):
         _normalise_dates(self, start="start", end="end")
 
-# %% ../nbs/08_experiment.ipynb #8008b4e7
+# %% ../nbs/08_experiment.ipynb #1d5d95b9
 @dataclass(frozen=True)
 class FoldConfig:
     "Which dates are tested, and how far training keeps away from them."
@@ -82,7 +83,7 @@ class FoldConfig:
             raise ConfigError(f"folds.test_end {self.test_end} is before folds.test_start "
                               f"{self.test_start}: swap them (--test-start, --test-end)")
 
-# %% ../nbs/08_experiment.ipynb #1d5d95b9
+# %% ../nbs/08_experiment.ipynb #943ca6db
 @dataclass(frozen=True)
 class ModelConfig:
     "Which rivals, and the size of the networks."
@@ -91,7 +92,7 @@ class ModelConfig:
     memory_dim: int = 32
     num_heads: int = 4
 
-# %% ../nbs/08_experiment.ipynb #943ca6db
+# %% ../nbs/08_experiment.ipynb #74d05a9f
 @dataclass(frozen=True)
 class TrainConfig:
     "How the networks are trained."
@@ -112,7 +113,7 @@ class TrainConfig:
         if not self.seeds or any(type(s) is not int or s < 0 for s in self.seeds):
             raise ConfigError(f"train.seeds is {self.seeds!r}: give a list of whole numbers")
 
-# %% ../nbs/08_experiment.ipynb #74d05a9f
+# %% ../nbs/08_experiment.ipynb #3224f8ea
 @dataclass(frozen=True)
 class TradeConfig:
     "What trading costs and when orders are filled."
@@ -131,7 +132,7 @@ class TradeConfig:
         "One-way cost as a fraction of notional, or None for the instrument table."
         return None if self.bps is None else self.bps / 1e4
 
-# %% ../nbs/08_experiment.ipynb #c29ebb6d
+# %% ../nbs/08_experiment.ipynb #b46c51b2
 def _known(
     kind:type, # a dataclass
     where:str, # the section's name, for the message
@@ -165,7 +166,7 @@ def _feature_names(
                               f"{sorted(FEATURES)}")
     return tuple(dict.fromkeys(out))
 
-# %% ../nbs/08_experiment.ipynb #b46c51b2
+# %% ../nbs/08_experiment.ipynb #5ae8fee5
 @dataclass(frozen=True)
 class Config:
     "Everything that determines an experiment's result, and what its page is called."
@@ -200,7 +201,7 @@ class Config:
         text = json.dumps(tree, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
-# %% ../nbs/08_experiment.ipynb #43f52f1e
+# %% ../nbs/08_experiment.ipynb #f517b17e
 @dataclass(frozen=True)
 class Strategy:
     "One rival of the league table."
@@ -209,7 +210,7 @@ class Strategy:
     trained: bool = False
     sized: bool = True  # False: `build` gives weights, not positions
 
-# %% ../nbs/08_experiment.ipynb #f517b17e
+# %% ../nbs/08_experiment.ipynb #f7f8a7af
 def build_hybrid(
     config:Config, # sizes and features
     coupling:str='mixture', # 'none' = the control: the memory does not steer the dynamics
@@ -219,7 +220,7 @@ def build_hybrid(
     return HybridFinancialModel(m.state_dim, m.memory_dim, len(config.features), m.num_heads,
                                 coupling=coupling)
 
-# %% ../nbs/08_experiment.ipynb #f7f8a7af
+# %% ../nbs/08_experiment.ipynb #962ff565
 def build_lstm(
     config:Config, # sizes and features
 )->LSTMBaseline: # untrained
@@ -243,7 +244,7 @@ STRATEGIES = {
     "index": Strategy("index", _index_weights, sized=False),
 }
 
-# %% ../nbs/08_experiment.ipynb #d8de0a71
+# %% ../nbs/08_experiment.ipynb #f6bf7d5e
 def parse_config(
     text:str, # TOML
 )->Config: # raises ConfigError naming the section, the key and the nearest known one
@@ -264,7 +265,7 @@ def parse_config(
     features = _known(_FeatureTable, "features", raw.get("features", {}))
     return Config(**raw | {"features": _feature_names(features.get("names", ()))})
 
-# %% ../nbs/08_experiment.ipynb #f6bf7d5e
+# %% ../nbs/08_experiment.ipynb #bf95bbd7
 def config_text(
     source:str|Path, # a TOML file, or the name of a configuration in the package ('demo')
 )->str: # TOML; raises ConfigError where there is no such file
@@ -276,14 +277,14 @@ def config_text(
     names = sorted(p.name.removesuffix(".toml") for p in shipped.iterdir())
     raise ConfigError(f"no configuration '{source}': give a TOML file or one of {names}")
 
-# %% ../nbs/08_experiment.ipynb #bf95bbd7
+# %% ../nbs/08_experiment.ipynb #da1fc525
 def read_config(
     source:str|Path, # a TOML file, or the name of a configuration in the package ('demo')
 )->Config: # raises ConfigError where there is no such file
     "Read an experiment's configuration from a file or by its name."
     return parse_config(config_text(source))
 
-# %% ../nbs/08_experiment.ipynb #d0dc5622
+# %% ../nbs/08_experiment.ipynb #f40a1f56
 @dataclass(frozen=True, eq=False)
 class Market:
     "The bars that all rivals trade, the index, and the features and labels."
@@ -296,7 +297,7 @@ class Market:
         "The sessions of the universe."
         return self.universe.sessions
 
-# %% ../nbs/08_experiment.ipynb #f40a1f56
+# %% ../nbs/08_experiment.ipynb #0ad66c79
 def _with_benchmark(load, universe, data):
     "Universe and index on common sessions, from a source that has more than the universe."
     try:
@@ -306,7 +307,7 @@ def _with_benchmark(load, universe, data):
                         "name another symbol as data.benchmark (--benchmark SYMBOL). "
                         f"{e}", symbol=data.benchmark) from e
 
-# %% ../nbs/08_experiment.ipynb #0ad66c79
+# %% ../nbs/08_experiment.ipynb #955a0f3b
 def _check_market(config, universe, index):
     "What would otherwise be found missing only after the training."
     for bars in (universe, index):
@@ -321,7 +322,7 @@ def _check_market(config, universe, index):
                         "name another symbol as data.benchmark (--benchmark SYMBOL)",
                         symbol=config.data.benchmark)
 
-# %% ../nbs/08_experiment.ipynb #955a0f3b
+# %% ../nbs/08_experiment.ipynb #a26f9d62
 def load_market(
     config:Config, # which source, dates, symbols and benchmark
 )->Market: # raises DataError naming what is missing
@@ -342,7 +343,7 @@ def load_market(
     _check_market(config, universe, index)  # an error now and not after the training
     return Market(universe, index, handler)
 
-# %% ../nbs/08_experiment.ipynb #6c85a151
+# %% ../nbs/08_experiment.ipynb #0ab7df87
 @dataclass(frozen=True)
 class Task:
     "One model, one seed, one fold."
@@ -358,7 +359,7 @@ class Task:
         "Whether its forecast is on disk."
         return (self.folder(run) / "forecast.parquet").exists()
 
-# %% ../nbs/08_experiment.ipynb #0ab7df87
+# %% ../nbs/08_experiment.ipynb #22f7045f
 def all_tasks(
     config:Config, # models and seeds
     folds:Sequence, # of Fold
@@ -367,7 +368,7 @@ def all_tasks(
     return [Task(f, m, s) for f in range(len(folds)) for m in config.models.names
             if STRATEGIES[m].trained for s in config.train.seeds]
 
-# %% ../nbs/08_experiment.ipynb #22f7045f
+# %% ../nbs/08_experiment.ipynb #817a2433
 def make_trainer(
     config:Config, # model and training
     market:Market, # data
@@ -379,7 +380,7 @@ def make_trainer(
     start, end = (f"{s:%Y-%m-%d}" for s in market.sessions[[0, -1]])
     return ModelTrainer(model, start, end, data=market.handler, seed=task.seed)
 
-# %% ../nbs/08_experiment.ipynb #817a2433
+# %% ../nbs/08_experiment.ipynb #4e1b73bf
 def do_task(
     task:Task, # what to do
     config:Config, # how
@@ -399,7 +400,7 @@ def do_task(
     said = trainer.predict(market.handler.panel.window(None, last)).window(first, last)
     said.to_parquet(task.folder(run) / "forecast.parquet")
 
-# %% ../nbs/08_experiment.ipynb #4a933848
+# %% ../nbs/08_experiment.ipynb #41b3d404
 def register_trial(
     out:Path, # folder of all runs
     facts:dict, # what is about to be tried
@@ -409,7 +410,7 @@ def register_trial(
     with open(out / "trials.jsonl", "a") as f:
         f.write(json.dumps(facts, sort_keys=True) + "\n")
 
-# %% ../nbs/08_experiment.ipynb #c41de796
+# %% ../nbs/08_experiment.ipynb #883d28c8
 def collect(
     config:Config, # models and seeds
     folds:Sequence, # the folds whose tasks are all done
@@ -423,7 +424,7 @@ def collect(
     return {m: concat_forecasts([one(m, i) for i in range(len(folds))])
             for m in config.models.names if STRATEGIES[m].trained}
 
-# %% ../nbs/08_experiment.ipynb #883d28c8
+# %% ../nbs/08_experiment.ipynb #4f180ebf
 def target_weights(
     config:Config, # rivals and the sizing policy
     market:Market, # bars
@@ -438,7 +439,7 @@ def target_weights(
         out[strategy.label] = config.risk.weights(said, market.universe) if strategy.sized else said
     return out
 
-# %% ../nbs/08_experiment.ipynb #4f180ebf
+# %% ../nbs/08_experiment.ipynb #29420165
 def keep_books(
     weights:dict, # label -> frame of target weights
     config:Config, # costs and fills
@@ -459,7 +460,7 @@ def keep_books(
             continue  # `result_notes` says so
     return out
 
-# %% ../nbs/08_experiment.ipynb #d4415456
+# %% ../nbs/08_experiment.ipynb #74182dd9
 class _Readings:
     @property
     def table(self)->LeagueTable:
@@ -487,7 +488,7 @@ class _Readings:
         notes = "".join(f"<li>{escape(n)}</li>" for n in result_notes(self))
         return f"{self.table._repr_html_()}<ul>{notes}</ul>"
 
-# %% ../nbs/08_experiment.ipynb #74182dd9
+# %% ../nbs/08_experiment.ipynb #6e1fc026
 @dataclass(frozen=True, eq=False, repr=False)
 class ExperimentResult(_Readings):
     "What an experiment found: a table, the books behind it and the folder that holds both."
@@ -500,7 +501,7 @@ class ExperimentResult(_Readings):
     books: dict  # label -> BacktestResult; a ruined rival has none
     complete: bool  # False: interrupted, later folds are missing
 
-# %% ../nbs/08_experiment.ipynb #6e1fc026
+# %% ../nbs/08_experiment.ipynb #1e311b0b
 def result_notes(
     result:ExperimentResult, # what was found
 )->list: # sentences
@@ -524,7 +525,7 @@ def result_notes(
                         "--resume goes on.")
     return notes
 
-# %% ../nbs/08_experiment.ipynb #84f6a507
+# %% ../nbs/08_experiment.ipynb #a44d85ef
 def difference_table(
     result:ExperimentResult, # what was found
     against:str='hybrid', # the row that is compared with all others
@@ -540,7 +541,7 @@ def difference_table(
                 "Excludes zero": "yes" if d.low > 0 or d.high < 0 else "no"}
     return pd.DataFrame.from_dict(rows, orient="index")
 
-# %% ../nbs/08_experiment.ipynb #a44d85ef
+# %% ../nbs/08_experiment.ipynb #79ecc7ec
 def stress_table(
     result:ExperimentResult, # what was found
 )->pd.DataFrame: # net Sharpe ± SE per rival: as configured, twice the cost, one day late
@@ -553,7 +554,7 @@ def stress_table(
     return pd.DataFrame({name: {k: str(sharpe(b.net_returns)) for k, b in books.items()}
                          for name, books in columns.items()})
 
-# %% ../nbs/08_experiment.ipynb #79ecc7ec
+# %% ../nbs/08_experiment.ipynb #31398474
 def block_table(
     result:ExperimentResult, # what was found
 )->pd.DataFrame: # net Sharpe ± SE per rival and test block
@@ -565,7 +566,7 @@ def block_table(
             k: str(sharpe(b.net_returns.loc[days])) for k, b in result.books.items()}
     return pd.DataFrame(out)
 
-# %% ../nbs/08_experiment.ipynb #35121448
+# %% ../nbs/08_experiment.ipynb #ffb4e687
 def pit_values(
     result:ExperimentResult, # what was found
     model:str='hybrid', # which trained rival
@@ -579,7 +580,7 @@ def pit_values(
     u = t.cdf((y - mean) / scale, df)
     return u[np.isfinite(u)]
 
-# %% ../nbs/08_experiment.ipynb #ffb4e687
+# %% ../nbs/08_experiment.ipynb #6730ba1f
 def calibration_verdict(
     pit:np.ndarray, # of `pit_values`
 )->str: # one sentence
@@ -590,7 +591,7 @@ def calibration_verdict(
     return (f"The 80 % interval held {held:.1%} of the outcomes and {low:.1%} of them fell below "
             f"the median: the law is {width} and its middle {lean}.")
 
-# %% ../nbs/08_experiment.ipynb #d7a84e93
+# %% ../nbs/08_experiment.ipynb #1179722a
 def explain_last_fold(
     result:ExperimentResult, # what was found
     symbol:str, # whose attention is shown
@@ -613,7 +614,7 @@ def explain_last_fold(
     return (pd.Series(importance, panel.names), told.attention[-1][row].numpy(),
             panel.sessions[tail])
 
-# %% ../nbs/08_experiment.ipynb #25394916
+# %% ../nbs/08_experiment.ipynb #0a7e14f4
 def _table_sections(result):
     "The sections that hold tables."
     first = Section("The league table", [*result_notes(result), result.table])
@@ -629,7 +630,7 @@ def _table_sections(result):
         stress_table(result), "The same as configured, by test block.", block_table(result)]))
     return out
 
-# %% ../nbs/08_experiment.ipynb #0a7e14f4
+# %% ../nbs/08_experiment.ipynb #5cd12dbd
 def _equity_section(result):
     "Equity, drawdown and rolling Sharpe ratio of all rivals."
     returns = {k: b.net_returns for k, b in result.books.items()}
@@ -657,7 +658,7 @@ def _model_sections(result):
         f"{symbol}.", importance_figure(importance), *words,
         regime_figure(price, regime), attention_figure(attention, days)])]
 
-# %% ../nbs/08_experiment.ipynb #5cd12dbd
+# %% ../nbs/08_experiment.ipynb #70426c39
 def make_report(
     result:ExperimentResult, # what was found
 )->Path: # runs/<id>/report.html
@@ -687,7 +688,7 @@ def _flatten(
         out |= _flatten(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": str(value)}
     return out
 
-# %% ../nbs/08_experiment.ipynb #d2dfd6e8
+# %% ../nbs/08_experiment.ipynb #faeb870d
 def open_run(
     config:Config, # what is to be run
     market:Market, # on which data
@@ -708,7 +709,7 @@ def open_run(
     write_json(run / "run.json", facts | {"machine": platform.machine()})
     return run
 
-# %% ../nbs/08_experiment.ipynb #faeb870d
+# %% ../nbs/08_experiment.ipynb #35a1919a
 def find_run(
     out:Path, # folder of all runs
     facts:dict, # name, fingerprint and data hash that must agree
@@ -728,7 +729,7 @@ def find_run(
     raise ConfigError(f"no run in '{out}' can be resumed: {why}. Give the same options, data and "
                       "package versions (--quick too), or leave out --resume")
 
-# %% ../nbs/08_experiment.ipynb #35a1919a
+# %% ../nbs/08_experiment.ipynb #296074a6
 def write_json(
     path:Path, # where to
     tree:dict, # what
@@ -736,7 +737,7 @@ def write_json(
     "Write JSON atomically."
     write_atomic(path, json.dumps(tree, indent=1, default=str))
 
-# %% ../nbs/08_experiment.ipynb #296074a6
+# %% ../nbs/08_experiment.ipynb #29a2ff3e
 def versions()->dict: # package -> version
     "Versions of the packages that decide the numbers."
     from hybrid_ssm import __version__
@@ -744,7 +745,7 @@ def versions()->dict: # package -> version
     return {"python": platform.python_version(), "hybrid_ssm": __version__} | {
         n: metadata.version(n) for n in names}
 
-# %% ../nbs/08_experiment.ipynb #21fe4722
+# %% ../nbs/08_experiment.ipynb #ba76c998
 def do_tasks(
     config:Config, # models and seeds
     market:Market, # data
@@ -763,7 +764,7 @@ def do_tasks(
         return False
     return True
 
-# %% ../nbs/08_experiment.ipynb #ba76c998
+# %% ../nbs/08_experiment.ipynb #4c30370a
 def finished(
     config:Config, # models and seeds
     folds:Sequence, # of Fold
@@ -777,7 +778,7 @@ def finished(
         out.append(fold)
     return out
 
-# %% ../nbs/08_experiment.ipynb #2ba6aaa4
+# %% ../nbs/08_experiment.ipynb #28465a1e
 class Experiment:
     "A walk-forward comparison of all rivals under one configuration."
 
@@ -812,7 +813,7 @@ class Experiment:
             raise KeyboardInterrupt(f"no fold is finished yet; --resume goes on with {run.name}")
         return _conclude(config, market, run, folds, complete, began)
 
-# %% ../nbs/08_experiment.ipynb #28465a1e
+# %% ../nbs/08_experiment.ipynb #1d89f3c4
 def _folds(f, sessions):
     "The walk-forward folds of a FoldConfig."
     return walk_forward(sessions, f.test_start, f.test_end, f.years, f.embargo, f.valid_fraction)

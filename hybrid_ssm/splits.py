@@ -153,6 +153,7 @@ def _test_blocks(sessions, test_start, test_end, years):
                          f'{sessions[-1]:%Y-%m-%d}, choose dates inside')
     return blocks
 
+# %% ../nbs/01b_splits.ipynb #30a317b2
 def _check(sessions, years, embargo, valid_fraction, train_sessions=None):
     if not len(sessions):
         raise SplitError('0 sessions: there is nothing to split, load a longer range')
@@ -166,7 +167,7 @@ def _check(sessions, years, embargo, valid_fraction, train_sessions=None):
     if not 0 < valid_fraction < 1:
         raise SplitError(f'valid_fraction={valid_fraction}: use a fraction between 0 and 1')
 
-# %% ../nbs/01b_splits.ipynb #30a317b2
+# %% ../nbs/01b_splits.ipynb #d8dc4d27
 def walk_forward(sessions:pd.DatetimeIndex, # all sessions of the data, sorted and unique
                  test_start:str, # first date that is judged
                  test_end:str, # last date that is judged, inclusive
@@ -180,7 +181,8 @@ def walk_forward(sessions:pd.DatetimeIndex, # all sessions of the data, sorted a
     "Folds that learn from the past (all of it, or the last sessions) and judge the next `years`."
     sessions = pd.DatetimeIndex(sessions)
     _check(sessions, years, embargo, valid_fraction, train_sessions)
-    start = 0 if train_start is None else int(sessions.searchsorted(parse_day(train_start, 'start')))
+    begins = sessions[0] if train_start is None else parse_day(train_start, 'start')
+    start = int(sessions.searchsorted(begins))
     folds, needed = Folds(), max(train_sessions or min_train, 2)
     for number, test in enumerate(_test_blocks(sessions, test_start, test_end, years)):
         stop = int(test[0]) - embargo
@@ -195,7 +197,7 @@ def walk_forward(sessions:pd.DatetimeIndex, # all sessions of the data, sorted a
                           sessions))
     return folds
 
-# %% ../nbs/01b_splits.ipynb #02a5dbe2
+# %% ../nbs/01b_splits.ipynb #eb762167
 def holdout(sessions:pd.DatetimeIndex, # all sessions of the data, sorted and unique
             valid_fraction:float=.15, # share of the sessions, the latest, to choose by
            )->Fold: # its test part is empty; raises SplitError
@@ -208,7 +210,7 @@ def holdout(sessions:pd.DatetimeIndex, # all sessions of the data, sorted and un
         raise SplitError(f'{n} sessions are too few to set some aside: load a longer range')
     return Fold(0, np.arange(cut), np.arange(cut, n), np.arange(0), cut, n, sessions)
 
-# %% ../nbs/01b_splits.ipynb #2813bb91
+# %% ../nbs/01b_splits.ipynb #b2f84c8d
 def apart(known_at:np.ndarray, # (sessions, ...) position where each label became known, -1 = never
           blocks:tuple, # ((first, last), ...): runs of positions that are judged
           embargo:int, # sessions left out after the last label of a block is known
@@ -222,7 +224,7 @@ def apart(known_at:np.ndarray, # (sessions, ...) position where each label becam
         keep &= (known_at < first) | (row > watched + embargo)
     return keep
 
-# %% ../nbs/01b_splits.ipynb #a98481cb
+# %% ../nbs/01b_splits.ipynb #2e66c364
 @dataclass(frozen=True, eq=False)
 class PurgedFold:
     "One choice of groups that are judged; all else teaches, as far as its labels are apart."
@@ -250,7 +252,7 @@ class PurgedFold:
 
     def _repr_html_(self): return f'<pre>{escape(str(self))}</pre>'
 
-# %% ../nbs/01b_splits.ipynb #2e66c364
+# %% ../nbs/01b_splits.ipynb #cc693390
 class PurgedFolds(list):
     "Combinatorial folds that draw themselves and know how they join into paths."
 
@@ -271,7 +273,7 @@ class PurgedFolds(list):
         text = f'{len(self)} folds, {len(self.paths())} paths; {few:.0%} of the sessions teach'
         return f'{text}<br>{_drawing(lines, self[0].sessions, height=8)}'
 
-# %% ../nbs/01b_splits.ipynb #cc693390
+# %% ../nbs/01b_splits.ipynb #a2757a66
 def combinatorial_purged(sessions:pd.DatetimeIndex, # all sessions of the data, sorted and unique
                          known_at:np.ndarray, # (sessions, ...) position where each label is known
                          groups:int=6, # runs of sessions of equal length
