@@ -17,9 +17,9 @@ from hashlib import sha256
 import numpy as np
 import pandas as pd
 
-from .features import (average_correlation, dispersion, feature, market_beta,
-                                 market_correlation, market_return, rolling_covariance,
-                                 rolling_std, rolling_sum)
+from .features import (average_correlation, dispersion, earlier, feature, market_beta,
+                                 market_correlation, market_return, rolling_correlation,
+                                 rolling_covariance, rolling_std, rolling_sum)
 
 # %% ../nbs/01h_correlation.ipynb #e408bd06
 def with_market(returns:np.ndarray, # (S, N), NaN where a symbol has no row
@@ -278,10 +278,6 @@ def residual_return(x:np.ndarray, # (n,) own returns
 # %% ../nbs/01h_correlation.ipynb #8225ca72
 def _one_more(span): return max(span) + 1
 
-def _before(x): return np.r_[np.nan, x][:len(x)]
-
-def _rho(x, y, n): return rolling_covariance(x, y, n) / (rolling_std(x, n) * rolling_std(y, n))
-
 @against_market('market_leads', "correlation with yesterday's market", 'Lo and MacKinlay (1990)',
                 spans=(126, 252), memory=_one_more)
 def market_leads(x:np.ndarray, # (n,) own returns
@@ -289,7 +285,7 @@ def market_leads(x:np.ndarray, # (n,) own returns
                  sessions:int, # pairs
                 )->np.ndarray: # (n,) in [-1, 1]
     "Correlation of the symbol with the market of the session before."
-    return _rho(x, _before(m), sessions)
+    return rolling_correlation(x, earlier(m), sessions)
 
 # %% ../nbs/01h_correlation.ipynb #f1c0d4d3
 @against_market('leads_market', "correlation of yesterday's return with today's market",
@@ -299,7 +295,7 @@ def leads_market(x:np.ndarray, # (n,) own returns
                  sessions:int, # pairs
                 )->np.ndarray: # (n,) in [-1, 1]
     "Correlation of the market with the symbol of the session before."
-    return _rho(_before(x), m, sessions)
+    return rolling_correlation(earlier(x), m, sessions)
 
 # %% ../nbs/01h_correlation.ipynb #351a5c61
 @against_market('price_delay', "share of the explained variance that is yesterday's market",
@@ -309,7 +305,8 @@ def price_delay(x:np.ndarray, # (n,) own returns
                 sessions:int, # pairs
                )->np.ndarray: # (n,) in [0, 1]
     "One minus R squared on today's market over R squared on today's and yesterday's."
-    a, b, c = (_rho(*p, sessions) for p in ((x, m), (x, _before(m)), (m, _before(m))))
+    pairs = (x, m), (x, earlier(m)), (m, earlier(m))
+    a, b, c = (rolling_correlation(*pair, sessions) for pair in pairs)
     full = (a ** 2 + b ** 2 - 2 * a * b * c) / (1 - c ** 2)
     return 1 - a ** 2 / full
 

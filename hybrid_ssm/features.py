@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['SIGMA_SESSIONS', 'FAMILIES', 'FEATURES', 'DEFAULT_FEATURES', 'rolling_join', 'rolling_sum', 'rolling_max',
-           'rolling_min', 'rolling_age', 'rolling_covariance', 'rolling_std', 'rolling_moments', 'rolling_slope',
-           'rolling_ewm', 'History', 'histories', 'Feature', 'feature', 'scaled_return', 'macd', 'rsi', 'carry_to_risk',
-           'volatility_ratio', 'efficiency', 'drawdown', 'variance_ratio', 'range_ratio', 'roll_spread', 'zero_returns',
-           'amihud', 'volume_shock', 'edge_spread', 'market_return', 'market_correlation', 'market_beta',
-           'average_correlation', 'dispersion', 'feature_names', 'catalogue', 'FeaturePanel', 'MissingInputWarning',
-           'compute_features', 'LiveFeatures', 'FeatureScaler', 'fit_scaler', 'rolling_scale', 'expanding_scale',
-           'winsorise', 'rank_panel']
+           'rolling_min', 'rolling_age', 'rolling_covariance', 'rolling_std', 'rolling_correlation', 'earlier',
+           'rolling_moments', 'rolling_slope', 'rolling_ewm', 'History', 'histories', 'Feature', 'feature',
+           'scaled_return', 'macd', 'rsi', 'carry_to_risk', 'volatility_ratio', 'efficiency', 'drawdown',
+           'variance_ratio', 'range_ratio', 'roll_spread', 'zero_returns', 'amihud', 'volume_shock', 'edge_spread',
+           'market_return', 'market_correlation', 'market_beta', 'average_correlation', 'dispersion', 'feature_names',
+           'catalogue', 'FeaturePanel', 'MissingInputWarning', 'compute_features', 'LiveFeatures', 'FeatureScaler',
+           'fit_scaler', 'rolling_scale', 'expanding_scale', 'winsorise', 'rank_panel']
 
 # %% ../nbs/01_features.ipynb #815e9327
 import warnings
@@ -113,6 +113,21 @@ def rolling_std(x:np.ndarray, # (n, ...) oldest first
                         lambda m, c: np.sqrt(c / (window - 1)))
 
 # %% ../nbs/01_features.ipynb #8fe6af2d
+def rolling_correlation(x:np.ndarray, # (n,) oldest first
+                        y:np.ndarray, # (n,) beside it
+                        window:int, # rows in a window, today included
+                       )->np.ndarray: # (n,) in [-1, 1]; NaN where one of them stands still
+    "Correlation of the last `window` rows."
+    return rolling_covariance(x, y, window) / (rolling_std(x, window) * rolling_std(y, window))
+
+# %% ../nbs/01_features.ipynb #f1abe6ba
+def earlier(x:np.ndarray, # (n,) oldest first
+            rows:int=1, # how many rows back
+           )->np.ndarray: # (n,) NaN on the first `rows`
+    "What stood some rows before."
+    return np.r_[np.full(rows, np.nan), x][:len(x)]
+
+# %% ../nbs/01_features.ipynb #bfe6fb99
 def _join_moments(a, b, na, nb):
     "Mean and the sums of the 2nd, 3rd and 4th powers of the deviations (Pebay, 2008)."
     (ma, a2, a3, a4), (mb, b2, b3, b4) = a, b
@@ -134,7 +149,7 @@ def rolling_moments(x:np.ndarray, # (n, ...) oldest first
         return m3 / (m2 * np.sqrt(m2)) * (n * np.sqrt(n - 1) / (n - 2))
     return rolling_join((x, zero, zero, zero), window, _join_moments, finish), kurtosis
 
-# %% ../nbs/01_features.ipynb #f1abe6ba
+# %% ../nbs/01_features.ipynb #e7025707
 def rolling_slope(x:np.ndarray, # (n, ...) oldest first
                   window:int, # rows in a window, today included
                  )->np.ndarray: # (n, ...) units of x a row
@@ -145,7 +160,7 @@ def rolling_slope(x:np.ndarray, # (n, ...) oldest first
     return rolling_join((x, np.zeros(np.shape(x))), window, join,
                         lambda m, c: c * 12 / (window * (window ** 2 - 1)))
 
-# %% ../nbs/01_features.ipynb #5d742dfb
+# %% ../nbs/01_features.ipynb #4dc7af89
 def rolling_ewm(x:np.ndarray, # (n, ...) oldest first
                 constant:float, # the average moves 1/constant of the way each row
                 window:int, # rows after which the weights are cut
@@ -155,7 +170,7 @@ def rolling_ewm(x:np.ndarray, # (n, ...) oldest first
     return rolling_join((x,), window, lambda a, b, na, nb: (a[0] * q ** nb + b[0],),
                         lambda total: total * ((1 - q) / (1 - q ** window)))
 
-# %% ../nbs/01_features.ipynb #f84c50d6
+# %% ../nbs/01_features.ipynb #25284662
 SIGMA_SESSIONS = 63   # look-back of the volatility that takes the units out of a feature
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +197,7 @@ def _usable(name, value):
     positive = name in ('open', 'high', 'low', 'volume')
     return np.isfinite(value) & ((value > 0) | (not positive))
 
-# %% ../nbs/01_features.ipynb #ea930abf
+# %% ../nbs/01_features.ipynb #a5b4dab3
 def _column(bars, name):
     "The frame behind an input name, or None where the source has none."
     prices = ('open', 'high', 'low', 'close', 'volume')
@@ -205,7 +220,7 @@ def histories(bars:Bars, # prices
                            {name: c[rows, j] for name, c in columns.items() if c is not None}))
     return out
 
-# %% ../nbs/01_features.ipynb #67e84bf5
+# %% ../nbs/01_features.ipynb #73e3b587
 @dataclass(frozen=True)
 class Feature:
     "A feature and its papers."
@@ -223,7 +238,7 @@ class Feature:
     memory: int = 0       # rows the live form keeps: warm_up, or more where nothing is exact
     live: Callable = None # what carries the state in the live form, where no window is enough
 
-# %% ../nbs/01_features.ipynb #fdea0d34
+# %% ../nbs/01_features.ipynb #280b77d4
 FAMILIES = ('technical', 'regime', 'liquidity', 'correlation')   # and the rooms they live in
 
 def _discover():
@@ -249,7 +264,7 @@ def _position(name, names):
 
 FEATURES = _Registry()   # a name that is not in it sends it looking in the other rooms
 
-# %% ../nbs/01_features.ipynb #b2b8847d
+# %% ../nbs/01_features.ipynb #7cb4cac8
 def feature(name:str, # unique name, with its look-back in sessions
             family:str, # one of FAMILIES
             warm_up:int, # rows the first value needs, today and the lag included
@@ -281,7 +296,7 @@ def feature(name:str, # unique name, with its look-back in sessions
         return function
     return enter
 
-# %% ../nbs/01_features.ipynb #7cb4cac8
+# %% ../nbs/01_features.ipynb #77d0ff4f
 _RETURN = dict(family='technical',
                source='Moskowitz, Ooi and Pedersen (2012); Lim, Zohren and Roberts (2019)')
 
@@ -304,7 +319,7 @@ def scaled_return(history:History, # one symbol
     before = np.r_[np.full(sessions, np.nan), history.level][:len(history.level)]
     return (history.level / before - 1) / (history.sigma * np.sqrt(sessions))
 
-# %% ../nbs/01_features.ipynb #852e83fb
+# %% ../nbs/01_features.ipynb #80bbd880
 _MACD = dict(family='technical',
              source='Baz, Granger, Harvey, Le Roux and Rattray (2015); weights cut at 3 x long')
 
@@ -321,7 +336,7 @@ def macd(history:History, # one symbol
     q = out / rolling_std(level, 63)
     return q / rolling_std(q, 252)
 
-# %% ../nbs/01_features.ipynb #9e89d7e4
+# %% ../nbs/01_features.ipynb #5e70fbab
 @feature('rsi_14', 'technical', 127, 'up-moves against down-moves, -1 to 1',
          'Wilder (1978); TA-Lib',
          tolerance=.001, memory=500, sessions=14)
@@ -333,7 +348,7 @@ def rsi(history:History, # one symbol
     if len(history.level) <= sessions: return np.full(len(history.level), np.nan)
     return RSI(history.level / history.level[0], sessions) / 50 - 1
 
-# %% ../nbs/01_features.ipynb #f6e8dcd0
+# %% ../nbs/01_features.ipynb #67ebfddf
 @feature('carry', 'technical', 64, 'annual roll yield, in annual volatilities',
          'Koijen, Moskowitz, Pedersen and Vrugt (2018)',
          inputs=('close', 'carry'))
@@ -342,7 +357,7 @@ def carry_to_risk(history:History, # one symbol
     "Carry a year divided by volatility a year."
     return history.columns['carry'] / (history.sigma * np.sqrt(252))
 
-# %% ../nbs/01_features.ipynb #bc27b865
+# %% ../nbs/01_features.ipynb #8e566983
 @feature('volatility_ratio_21_252', 'regime', 253, 'volatility of a month against a year, log',
          'Schwert (1989); in the spirit of its volatility regimes', short=21, long=252)
 def volatility_ratio(history:History, # one symbol
@@ -352,7 +367,7 @@ def volatility_ratio(history:History, # one symbol
     "Log of recent volatility over usual volatility."
     return np.log(rolling_std(history.returns, short) / rolling_std(history.returns, long))
 
-# %% ../nbs/01_features.ipynb #dde23338
+# %% ../nbs/01_features.ipynb #a67b9c34
 @feature('efficiency_63', 'regime', 64, 'net move over path length: 1 = straight, 0 = noise',
          'Kaufman (1995)', sessions=63)
 def efficiency(history:History, # one symbol
@@ -362,7 +377,7 @@ def efficiency(history:History, # one symbol
     steps = np.diff(history.level, prepend=np.nan)
     return np.abs(rolling_sum(steps, sessions)) / rolling_sum(np.abs(steps), sessions)
 
-# %% ../nbs/01_features.ipynb #54f11145
+# %% ../nbs/01_features.ipynb #19c47b10
 @feature('drawdown_252', 'regime', 252, 'distance from the high of a year, in annual volatilities',
          'Grossman and Zhou (1993); George and Hwang (2004)', sessions=252)
 def drawdown(history:History, # one symbol
@@ -372,7 +387,7 @@ def drawdown(history:History, # one symbol
     high = rolling_max(history.level, sessions)
     return (history.level / high - 1) / (history.sigma * np.sqrt(sessions))
 
-# %% ../nbs/01_features.ipynb #8e566983
+# %% ../nbs/01_features.ipynb #7fda4398
 @feature('variance_ratio_126', 'regime', 127,
          'log variance of weekly against daily moves: > 0 = moves continue',
          'Lo and MacKinlay (1988)', sessions=126, q=5)
@@ -388,7 +403,7 @@ def variance_ratio(history:History, # one symbol
     narrow = rolling_covariance(one, one, sessions) * (sessions - 1) / sessions
     return np.log(wide / m / q / narrow)
 
-# %% ../nbs/01_features.ipynb #a67b9c34
+# %% ../nbs/01_features.ipynb #924b1309
 @feature('range_ratio_21', 'regime', 22, 'range volatility against close-to-close volatility, log',
          'Parkinson (1980)',
          inputs=('close', 'high', 'low'), sessions=21)
@@ -400,7 +415,7 @@ def range_ratio(history:History, # one symbol
     parkinson = np.sqrt(rolling_sum(span, sessions) / sessions / (4 * np.log(2)))
     return np.log(parkinson / rolling_std(history.returns, sessions))
 
-# %% ../nbs/01_features.ipynb #96a61e03
+# %% ../nbs/01_features.ipynb #c9e5a482
 @feature('roll_spread_63', 'liquidity', 65,
          'bounce between bid and ask, in daily volatilities, signed', 'Roll (1984)', sessions=63)
 def roll_spread(history:History, # one symbol
@@ -411,7 +426,7 @@ def roll_spread(history:History, # one symbol
     c = rolling_covariance(history.returns, before, sessions)
     return -np.sign(c) * 2 * np.sqrt(np.abs(c)) / history.sigma
 
-# %% ../nbs/01_features.ipynb #9b9dede9
+# %% ../nbs/01_features.ipynb #a1ba6b5c
 @feature('zero_returns_63', 'liquidity', 64, 'share of sessions without a move',
          'Lesmond, Ogden and Trzcinka (1999)', sessions=63)
 def zero_returns(history:History, # one symbol
@@ -421,7 +436,7 @@ def zero_returns(history:History, # one symbol
     still = np.where(np.isnan(history.returns), np.nan, history.returns == 0)
     return rolling_sum(still, sessions) / sessions
 
-# %% ../nbs/01_features.ipynb #08787eb7
+# %% ../nbs/01_features.ipynb #b2db4b8b
 @feature('amihud_21_252', 'liquidity', 253,
          'price impact of a dollar, a month against a year, log', 'Amihud (2002)',
          inputs=('close', 'volume'), short=21, long=252)
@@ -434,7 +449,7 @@ def amihud(history:History, # one symbol
     impact = np.abs(history.returns) / dollars
     return np.log(rolling_sum(impact, short) / short) - np.log(rolling_sum(impact, long) / long)
 
-# %% ../nbs/01_features.ipynb #c9e5a482
+# %% ../nbs/01_features.ipynb #c53161b6
 @feature('volume_shock_63', 'liquidity', 63, 'log volume against its quarter, in its own spreads',
          'Gervais, Kaniel and Mingelgrin (2001)', inputs=('close', 'volume'), sessions=63)
 def volume_shock(history:History, # one symbol
@@ -444,7 +459,7 @@ def volume_shock(history:History, # one symbol
     v = np.log(history.columns['volume'])
     return (v - rolling_sum(v, sessions) / sessions) / rolling_std(v, sessions)
 
-# %% ../nbs/01_features.ipynb #a1ba6b5c
+# %% ../nbs/01_features.ipynb #67056522
 def _edge_moves(history):
     "Log moves of each session but the first, whether it moved at all, and how often at an extreme."
     o, h, l, c = (np.log(history.columns[n]) for n in ('open', 'high', 'low', 'close'))
@@ -456,7 +471,7 @@ def _edge_moves(history):
     closed = tau * ((before != h[:-1]) * 1. + (before != l[:-1]))
     return moves, tau, opened, closed
 
-# %% ../nbs/01_features.ipynb #b2db4b8b
+# %% ../nbs/01_features.ipynb #fd6ad5bd
 @feature('edge_spread_63', 'liquidity', 64,
          'bid-ask spread from open, high, low, close, in daily volatilities, signed',
          'Ardia, Guidotti and Kroencke (2024)', inputs=('close', 'open', 'high', 'low'),
@@ -483,7 +498,7 @@ def edge_spread(history:History, # one symbol
     out[w:] = np.where(share * w < 2, np.nan, np.sign(s2) * np.sqrt(np.abs(s2)))
     return out / history.sigma
 
-# %% ../nbs/01_features.ipynb #5e52d538
+# %% ../nbs/01_features.ipynb #b099a2d5
 def market_return(returns:np.ndarray, # (S, N), NaN where a symbol has no row
                  )->np.ndarray: # (S,) NaN where fewer than two symbols have one
     "Equal-weight return of the symbols that have one."
@@ -492,7 +507,7 @@ def market_return(returns:np.ndarray, # (S, N), NaN where a symbol has no row
     total = np.where(seen, returns, 0.).sum(1)
     return np.where(count >= 2, total / np.maximum(count, 1), np.nan)
 
-# %% ../nbs/01_features.ipynb #a948d4e2
+# %% ../nbs/01_features.ipynb #cb59c5d2
 def _pairs(returns):
     "For each symbol: the sessions on which it and the market have a return, and both returns."
     market = market_return(returns)
@@ -512,7 +527,7 @@ def market_correlation(returns:np.ndarray, # (S, N), NaN where a symbol has no r
         out[rows, j] = rolling_covariance(own, market, sessions) / spread
     return out
 
-# %% ../nbs/01_features.ipynb #ecc05dea
+# %% ../nbs/01_features.ipynb #d9278530
 @feature('market_beta_126', 'correlation', 128, 'beta to the equal-weight market',
          'Sharpe (1964); Frazzini and Pedersen (2014)',
          cross_section=True, sessions=126)
@@ -526,7 +541,7 @@ def market_beta(returns:np.ndarray, # (S, N), NaN where a symbol has no row
         out[rows, j] = rolling_covariance(own, market, sessions) / variance
     return out
 
-# %% ../nbs/01_features.ipynb #cb59c5d2
+# %% ../nbs/01_features.ipynb #cc39cb04
 @feature('average_correlation_63', 'correlation', 65,
          'mean correlation of all pairs of the universe', 'Pollet and Wilson (2010)',
          cross_section=True, sessions=63)
@@ -550,7 +565,7 @@ def average_correlation(returns:np.ndarray, # (S, N), NaN where a symbol has no 
     out[sessions - 1:] = ((square - n) / pairs)[:, None]
     return out
 
-# %% ../nbs/01_features.ipynb #d9278530
+# %% ../nbs/01_features.ipynb #3f0ddaa0
 @feature('dispersion_21_252', 'correlation', 254,
          'spread of returns across the universe, a month against a year, log',
          'Solnik and Roulet (2000)', cross_section=True, short=21, long=252)
@@ -568,7 +583,7 @@ def dispersion(returns:np.ndarray, # (S, N), NaN where a symbol has no row
     out[rows] = np.log(ratio)[:, None]
     return out
 
-# %% ../nbs/01_features.ipynb #3f0ddaa0
+# %% ../nbs/01_features.ipynb #9e3856fb
 DEFAULT_FEATURES = (   # part of every stored experiment: new features never join it silently
     'return_1', 'return_21', 'return_63', 'return_126', 'return_252',
     'macd_8_24', 'macd_16_48', 'macd_32_96', 'rsi_14',
@@ -588,7 +603,7 @@ def feature_names(which:str='all', # 'all', 'default', a family, one name, or se
     order = sorted(FEATURES.values(), key=lambda f: FAMILIES.index(f.family))
     return tuple(f.name for f in order if which in ('all', f.family))
 
-# %% ../nbs/01_features.ipynb #c08a2b63
+# %% ../nbs/01_features.ipynb #badb344b
 def catalogue(names:tuple=None, # which features; None = all
              )->pd.DataFrame: # one row a feature
     "The papers of the features as a table."
@@ -599,7 +614,7 @@ def catalogue(names:tuple=None, # which features; None = all
     return table.assign(inputs=table.inputs.map(', '.join),
                         default=[n in DEFAULT_FEATURES for n in rows])
 
-# %% ../nbs/01_features.ipynb #badb344b
+# %% ../nbs/01_features.ipynb #fc878ad2
 @dataclass(frozen=True, eq=False, repr=False)
 class FeaturePanel:
     "Features of all symbols on all sessions."
@@ -636,7 +651,7 @@ class FeaturePanel:
     def _repr_html_(self):
         return _panel_table(self).to_html(border=0, float_format='{:.2f}'.format)
 
-# %% ../nbs/01_features.ipynb #21872a1b
+# %% ../nbs/01_features.ipynb #14eb86ba
 def _panel_table(panel):
     "Share observed and the middle of each feature."
     rows = {}
@@ -650,11 +665,11 @@ def _panel_table(panel):
     table = pd.DataFrame.from_dict(rows, orient='index')
     return table.rename_axis(f'{S} sessions x {N} symbols x {F} features')
 
-# %% ../nbs/01_features.ipynb #ccecee4c
+# %% ../nbs/01_features.ipynb #554ad260
 class MissingInputWarning(UserWarning):
     "Features were asked for whose input the source does not have; they are masked."
 
-# %% ../nbs/01_features.ipynb #fc878ad2
+# %% ../nbs/01_features.ipynb #8b518fdb
 def _lacks(feature, history):
     "Inputs of the feature that this symbol, although it has prices, does not have."
     empty = lambda n: not np.isfinite(history.columns.get(n, np.nan)).any()
@@ -679,7 +694,7 @@ def _finish(raw, rows, feature, out):
     value[:feature.warm_up - 1] = np.nan
     out[rows] = np.where(np.abs(value) < 1e30, value, np.nan)   # infinite is not observed
 
-# %% ../nbs/01_features.ipynb #554ad260
+# %% ../nbs/01_features.ipynb #c72e0d74
 def _spread(own, field, shape):
     "One column of all symbols as an array (S, N), NaN where a symbol has no row."
     out = np.full(shape, np.nan)
@@ -700,7 +715,7 @@ def _across(feature, given):
     row = np.arange(len(returns))
     return feature.function(returns, step=feature.step, **columns)[row - row % feature.step]
 
-# %% ../nbs/01_features.ipynb #8b518fdb
+# %% ../nbs/01_features.ipynb #d5342552
 def compute_features(bars:Bars, # prices, one frame a field
                      names:tuple=DEFAULT_FEATURES, # in order; or 'all', or a family
                      dtype:type=np.float32, # float64 to see the values before they are rounded
@@ -731,7 +746,7 @@ def _fill_across(feature, own, out):
     across = _across(feature, given)
     for j, h in enumerate(own): _finish(across[h.rows, j], h.rows, feature, out[:, j])
 
-# %% ../nbs/01_features.ipynb #689f5a45
+# %% ../nbs/01_features.ipynb #b1d86747
 class _Rows:
     "Columns that grow by a row at a time; the last `keep` rows stay (0: all)."
     def __init__(self, block, keep=0):   # block (width, n)
@@ -748,7 +763,7 @@ class _Rows:
 
     def last(self, rows): return self.data[:, max(self.end - rows, 0):self.end]
 
-# %% ../nbs/01_features.ipynb #1759d8c9
+# %% ../nbs/01_features.ipynb #9be604ad
 class _Own:
     "One symbol, the features that need the same inputs, and the rows that those need."
     def __init__(self, history, features):
@@ -775,7 +790,7 @@ class _Own:
         raw = self.live[f.name].update(h) if f.live else f.function(h)[-1]
         return raw if self.count >= f.warm_up and abs(raw) < 1e30 else np.nan
 
-# %% ../nbs/01_features.ipynb #d2719673
+# %% ../nbs/01_features.ipynb #676a683b
 class _Across:
     "One cross-section feature: what it said last, held over its steps and back by its lag."
     def __init__(self, feature, own, given):
@@ -798,7 +813,7 @@ class _Across:
         self.waiting = np.where(seen, self.held, self.waiting)
         return value
 
-# %% ../nbs/01_features.ipynb #9be604ad
+# %% ../nbs/01_features.ipynb #b2a5c5a3
 class _Grid:
     "Returns and further columns of all symbols, session by session."
     def __init__(self, own, names, shape):
@@ -820,7 +835,7 @@ class _Grid:
         cut = lambda r: np.ascontiguousarray(r.last(rows).T)
         return (cut(self.returns),), {n: cut(self.columns[n]) for n in names}
 
-# %% ../nbs/01_features.ipynb #676a683b
+# %% ../nbs/01_features.ipynb #20c89758
 def _one_session(bar, symbols, session):
     "What the bar says of each symbol: excess return or None, and a column for each name."
     if len(bar.sessions) != 1 or bar.sessions[0] <= session:
@@ -832,7 +847,7 @@ def _one_session(bar, symbols, session):
     row = lambda frame: frame.reindex(columns=symbols).to_numpy(float)[0]
     return {n: row(f) for n, f in frames.items() if f is not None}
 
-# %% ../nbs/01_features.ipynb #12ca7f44
+# %% ../nbs/01_features.ipynb #64257fe6
 class _Levels:
     "Level, return and sigma of each symbol, carried from bar to bar."
     def __init__(self, bars, own):
@@ -857,7 +872,7 @@ class _Levels:
         self.level, self.rows = np.where(seen, level, self.level), self.rows + seen
         return level, np.where(seen, returns, np.nan), sigma, seen
 
-# %% ../nbs/01_features.ipynb #b2a5c5a3
+# %% ../nbs/01_features.ipynb #561e7938
 class LiveFeatures:
     "Features of the newest session, bar by bar: what compute_features would say of it."
     def __init__(self, names:tuple, # features, or 'all', or a family
@@ -887,7 +902,7 @@ class LiveFeatures:
         self.session, self.count = bar.sessions[0], self.count + 1
         return out
 
-# %% ../nbs/01_features.ipynb #20c89758
+# %% ../nbs/01_features.ipynb #c4aaaf96
 def _start(self, features, own, shape):
     "Everything that has to be kept, from the history."
     have = own[0].columns if own else {}
@@ -917,7 +932,7 @@ def _across_rows(self, out, returns, column, seen):
 LiveFeatures._start, LiveFeatures._own_rows = _start, _own_rows
 LiveFeatures._across_rows = _across_rows
 
-# %% ../nbs/01_features.ipynb #ca265281
+# %% ../nbs/01_features.ipynb #f6bc0ec4
 @dataclass(frozen=True, eq=False)
 class FeatureScaler:
     "Median and spread of each feature up to a date."
@@ -950,7 +965,7 @@ class FeatureScaler:
         return cls(tuple(d['names']), np.array(d['center']), np.array(d['spread']), d['until'],
                    d['clip'])
 
-# %% ../nbs/01_features.ipynb #548e93c6
+# %% ../nbs/01_features.ipynb #8efed0de
 def fit_scaler(panel:FeaturePanel, # all sessions; the later ones are not looked at
                until:str, # last session that may be seen
                clip:float=5., # spreads beyond which values are cut
@@ -969,7 +984,7 @@ def fit_scaler(panel:FeaturePanel, # all sessions; the later ones are not looked
         spread[f] = wide if wide > 1e-9 else 1.
     return FeatureScaler(tuple(panel.names), center, spread, f'{past.sessions[-1]:%Y-%m-%d}', clip)
 
-# %% ../nbs/01_features.ipynb #7521ce57
+# %% ../nbs/01_features.ipynb #cbfe77d7
 def _each(panel, change):
     "The panel with each feature, as a frame of sessions x symbols, changed."
     out = np.full(panel.values.shape, np.nan, panel.values.dtype)
@@ -992,7 +1007,7 @@ def rolling_scale(panel:FeaturePanel, # as computed
     least = (sessions + 1) // 2
     return _each(panel, lambda x: _robust(x, x.rolling(sessions, min_periods=least), clip))
 
-# %% ../nbs/01_features.ipynb #fce37cc6
+# %% ../nbs/01_features.ipynb #10fb399d
 def expanding_scale(panel:FeaturePanel, # as computed
                     least:int=252, # observed sessions before the first value
                     clip:float=5., # spreads beyond which values are cut
@@ -1000,7 +1015,7 @@ def expanding_scale(panel:FeaturePanel, # as computed
     "Each value against the median and quartiles of all of its symbol's past."
     return _each(panel, lambda x: _robust(x, x.expanding(least), clip))
 
-# %% ../nbs/01_features.ipynb #3f12ce5c
+# %% ../nbs/01_features.ipynb #1b4ebbe4
 def winsorise(panel:FeaturePanel, # as computed
               share:float=.01, # of the past, on each side, that is taken for extreme
               least:int=252, # observed sessions before the first value
@@ -1012,7 +1027,7 @@ def winsorise(panel:FeaturePanel, # as computed
         return x.where(x >= low, low).where(x <= high, high).where(x.notna() & low.notna())
     return _each(panel, cut)
 
-# %% ../nbs/01_features.ipynb #10fb399d
+# %% ../nbs/01_features.ipynb #e755da5a
 def rank_panel(panel:FeaturePanel, # as computed
                lag:int=1, # sessions held back; 0 only where all markets close together
               )->FeaturePanel: # from -1 (lowest) to 1 (highest); ties share the middle

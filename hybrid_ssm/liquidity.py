@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from .features import (History, amihud, edge_spread, feature, roll_spread,
+from .features import (History, amihud, edge_spread, earlier, feature, roll_spread,
                                  rolling_covariance, rolling_std, rolling_sum, volume_shock,
                                  zero_returns)
 
@@ -113,11 +113,9 @@ def volume_persistence(history:History, # one symbol
                       )->np.ndarray: # (n,) in [-1, 1]
     "Does busy follow busy."
     v = np.log(history.columns['volume'])
-    before = _before(v)
+    before = earlier(v)
     spread = rolling_std(v, sessions) * rolling_std(before, sessions)
     return rolling_covariance(v, before, sessions) / spread
-
-def _before(x): return np.r_[np.nan, x][:len(x)]
 
 # %% ../nbs/01g_liquidity.ipynb #30391e9f
 for _n, _m in ((5, 63), (63, 252)):
@@ -213,8 +211,8 @@ def pastor_stambaugh(history:History, # one symbol
                     )->np.ndarray: # (n,)
     "Slope of a return on yesterday's signed dollar volume, given yesterday's return."
     r, dollars = history.returns, _dollars(history)
-    before, usual = _before(r), rolling_sum(_before(dollars), sessions) / sessions
-    gamma = second_slope(r, before, _before(np.sign(r) * dollars), sessions)
+    before, usual = earlier(r), rolling_sum(earlier(dollars), sessions) / sessions
+    gamma = second_slope(r, before, earlier(np.sign(r) * dollars), sessions)
     return gamma * usual / rolling_std(r, sessions)
 
 # %% ../nbs/01g_liquidity.ipynb #b0d6ad8b
@@ -228,7 +226,7 @@ def llorente(history:History, # one symbol
     "Slope of a return on yesterday's return times its abnormal log volume."
     r, v = history.returns, np.log(history.columns['volume'])
     unusual = v - rolling_sum(v, norm) / norm
-    return second_slope(r, _before(r), _before(r * unusual), sessions)
+    return second_slope(r, earlier(r), earlier(r * unusual), sessions)
 
 # %% ../nbs/01g_liquidity.ipynb #684a4f48
 _ROLL = dict(family='liquidity', source='Roll (1984)')
@@ -257,9 +255,9 @@ def corwin_schultz(history:History, # one symbol
                   )->np.ndarray: # (n,) >= 0: a day's negative estimate counts as zero, as published
     "High-low spread, adjusted for overnight gaps, in volatilities."
     c, h, l = (history.columns[n] for n in ('close', 'high', 'low'))
-    last = _before(c)
+    last = earlier(c)
     move = np.where(l > last, last - l, np.where(h < last, last - h, 0.))   # close the gap
-    high, low, H, L = h + move, l + move, _before(h), _before(l)
+    high, low, H, L = h + move, l + move, earlier(h), earlier(l)
     beta = np.log(high / low) ** 2 + np.log(H / L) ** 2
     gamma, k = np.log(np.maximum(high, H) / np.minimum(low, L)) ** 2, 3 - 2 * np.sqrt(2)
     alpha = (np.sqrt(2 * beta) - np.sqrt(beta)) / k - np.sqrt(gamma / k)
@@ -278,8 +276,8 @@ def abdi_ranaldo(history:History, # one symbol
                 )->np.ndarray: # (n,)
     "Close-high-low spread, in volatilities."
     c, h, l = (np.log(history.columns[n]) for n in ('close', 'high', 'low'))
-    middle, last = (h + l) / 2, _before(c)
-    square = 4 * rolling_sum((last - _before(middle)) * (last - middle), sessions) / sessions
+    middle, last = (h + l) / 2, earlier(c)
+    square = 4 * rolling_sum((last - earlier(middle)) * (last - middle), sessions) / sessions
     return np.sign(square) * np.sqrt(np.abs(square)) / history.sigma
 
 # %% ../nbs/01g_liquidity.ipynb #e606822e
@@ -437,7 +435,7 @@ def liquidity_commonality(returns:np.ndarray, # (S, N), not used
                           sessions:int, # look-back
                          )->np.ndarray: # (S, N) not yet lagged
     "Does trading in the symbol swell with trading in the rest."
-    change = by_symbol(lambda v: np.log(v) - _before(np.log(v)), _value(close, volume))
+    change = by_symbol(lambda v: np.log(v) - earlier(np.log(v)), _value(close, volume))
     seen = np.isfinite(change)
     total, count = np.where(seen, change, 0.).sum(1), seen.sum(1)
     rest = (total[:, None] - change) / np.where(count >= 2, count - 1, np.nan)[:, None]

@@ -22,8 +22,8 @@ from math import exp, lgamma
 import numpy as np
 import pandas as pd
 
-from .features import (feature, market_return, rolling_covariance, rolling_std,
-                                 rolling_sum)
+from .features import (earlier, feature, market_return, rolling_correlation,
+                                 rolling_covariance, rolling_std, rolling_sum)
 
 # %% ../nbs/01f_regime.ipynb #42373ce5
 def of_returns(what:str, # name without its spans
@@ -66,11 +66,6 @@ def _adapted(kernel, wide):
 def _pad(values, n):
     "Values of the last rows, NaN before them."
     return np.r_[np.full(n - len(values), np.nan), values]
-
-def _shift(x, k): return np.r_[np.full(k, np.nan), x][:len(x)]
-
-def _correlation(x, y, window):
-    return rolling_covariance(x, y, window) / (rolling_std(x, window) * rolling_std(y, window))
 
 # %% ../nbs/01f_regime.ipynb #42465493
 @of_returns('log_volatility', 'recent volatility against the usual one, log',
@@ -244,7 +239,7 @@ def autocorrelation(returns:np.ndarray, # (n,) oldest first
                     sessions:int, # pairs
                    )->np.ndarray: # (n,) in [-1, 1]
     "Correlation of returns with those `lag` rows before."
-    return _correlation(returns, _shift(returns, lag), sessions)
+    return rolling_correlation(returns, earlier(returns, lag), sessions)
 
 # %% ../nbs/01f_regime.ipynb #5e3db30e
 def _one_more(span): return max(span) + 1
@@ -255,7 +250,7 @@ def sign_persistence(returns:np.ndarray, # (n,) oldest first
                      sessions:int, # pairs
                     )->np.ndarray: # (n,) in [0, 1]; a pair with a zero counts half
     "How often a move is followed by one of the same sign."
-    product = np.sign(returns) * np.sign(_shift(returns, 1))
+    product = np.sign(returns) * np.sign(earlier(returns, 1))
     return (rolling_sum(product, sessions) / sessions + 1) / 2
 
 # %% ../nbs/01f_regime.ipynb #cad7ab73
@@ -280,7 +275,8 @@ def leverage_effect(returns:np.ndarray, # (n,) oldest first
                     sessions:int, # pairs; the last return looked at is a week old
                    )->np.ndarray: # (n,) < 0: losses bring storms
     "Past returns against the mean absolute return of the five rows that followed."
-    return _correlation(_shift(returns, LATER), rolling_sum(np.abs(returns), LATER), sessions)
+    before, after = earlier(returns, LATER), rolling_sum(np.abs(returns), LATER)
+    return rolling_correlation(before, after, sessions)
 
 # %% ../nbs/01f_regime.ipynb #d77c36bd
 @of_returns('jump_share', 'share of the variance that came in single jumps',
@@ -291,7 +287,7 @@ def jump_share(returns:np.ndarray, # (n,) oldest first
               )->np.ndarray: # (n,) below 1; small negative values are noise
     "One minus bipower variation over realised variance."
     size = np.abs(returns)
-    smooth = rolling_sum(size * _shift(size, 1), sessions) * np.pi / 2
+    smooth = rolling_sum(size * earlier(size, 1), sessions) * np.pi / 2
     return 1 - smooth / rolling_sum(size ** 2, sessions)
 
 # %% ../nbs/01f_regime.ipynb #029b5e68
@@ -302,7 +298,7 @@ def volatility_clustering(returns:np.ndarray, # (n,) oldest first
                          )->np.ndarray: # (n,) in [-1, 1]
     "Correlation of absolute returns with those of the row before."
     size = np.abs(returns)
-    return _correlation(size, _shift(size, 1), sessions)
+    return rolling_correlation(size, earlier(size, 1), sessions)
 
 # %% ../nbs/01f_regime.ipynb #116ac9f2
 def _two_more(span): return max(span) + 2
@@ -314,7 +310,7 @@ def sign_entropy(returns:np.ndarray, # (n,) oldest first
                 )->np.ndarray: # (n,) in [0, 1]
     "Entropy of the eight words of three signs, in units of its maximum."
     up = np.where(np.isnan(returns), np.nan, returns > 0)
-    word, out = 4 * _shift(up, 2) + 2 * _shift(up, 1) + up, 0.
+    word, out = 4 * earlier(up, 2) + 2 * earlier(up, 1) + up, 0.
     for code in range(8):
         hit = np.where(np.isnan(word), np.nan, word == code)
         share = rolling_sum(hit, sessions) / sessions
@@ -502,7 +498,7 @@ def _reading(series, field, lag):
     "One field of the path: as it is, as a change over `lag`, or beside the volatility of a month."
     path = getattr(_path(np.ascontiguousarray(series, float).tobytes()), field)
     if field == 'volatility': return np.log(path / rolling_std(series, 21))
-    return path - _shift(path, lag) if lag else path
+    return path - earlier(path, lag) if lag else path
 
 class MarkovLive:
     "The market so far; the newest reading of its states."

@@ -14,8 +14,8 @@ __all__ = ['candles', 'momentum', 'acceleration', 'trend_slope', 'up_days', 'ma_
 import numpy as np
 
 from .features import (
-    History, feature, rolling_age, rolling_covariance, rolling_ewm, rolling_join, rolling_max,
-    rolling_min, rolling_moments, rolling_slope, rolling_std, rolling_sum)
+    History, earlier, feature, rolling_age, rolling_correlation, rolling_ewm, rolling_join,
+    rolling_max, rolling_min, rolling_moments, rolling_slope, rolling_std, rolling_sum)
 
 # %% ../nbs/01e_technical.ipynb #c70dcaa6
 def candles(history:History, # one symbol, with the columns that are wanted
@@ -25,10 +25,6 @@ def candles(history:History, # one symbol, with the columns that are wanted
     close = history.columns['close']
     scale = np.where(close > 0, history.level / close, np.nan)
     return *(history.columns[name] * scale for name in names), history.level
-
-def _before(x, rows=1):
-    "What stood some rows earlier."
-    return np.r_[np.full(rows, np.nan), x][:len(x)]
 
 def _mean(x, window):
     return rolling_sum(x, window) / window
@@ -49,7 +45,7 @@ def momentum(history:History, # one symbol
              skip:int, # rows back to the end
             )->np.ndarray: # (n,) in volatilities of as many sessions
     "Return between two past rows, divided by the volatility of as many sessions."
-    start, end = _before(history.level, sessions), _before(history.level, skip)
+    start, end = earlier(history.level, sessions), earlier(history.level, skip)
     return (end / start - 1) / (history.sigma * np.sqrt(sessions - skip))
 
 # %% ../nbs/01e_technical.ipynb #adcc2713
@@ -64,7 +60,7 @@ def acceleration(history:History, # one symbol
                 )->np.ndarray: # (n,) in volatilities of as many sessions
     "The latest log return less the one before it, in volatilities."
     p, k = np.log(history.level), sessions
-    return (p - 2 * _before(p, k) + _before(p, 2 * k)) / (history.sigma * np.sqrt(2 * k))
+    return (p - 2 * earlier(p, k) + earlier(p, 2 * k)) / (history.sigma * np.sqrt(2 * k))
 
 # %% ../nbs/01e_technical.ipynb #0de8922a
 @feature('trend_slope_63', 'technical', 64, 'slope of the log price over a quarter, scaled',
@@ -153,7 +149,7 @@ def trix(history:History, # one symbol
     "Rate of change of the thrice smoothed level."
     smooth = history.level
     for _ in range(3): smooth = rolling_ewm(smooth, (span + 1) / 2, 4 * span)
-    return 100 * (smooth / _before(smooth) - 1)
+    return 100 * (smooth / earlier(smooth) - 1)
 
 # %% ../nbs/01e_technical.ipynb #e2ebb587
 @feature('bollinger_b_20', 'technical', 20, 'place between the Bollinger bands: 0 lower, 1 upper',
@@ -196,7 +192,7 @@ def donchian(history:History, # one symbol
 # %% ../nbs/01e_technical.ipynb #42a9def4
 def _true_range(h, l, c):
     "Range of the session, the close before included."
-    return np.maximum(h, _before(c)) - np.minimum(l, _before(c))
+    return np.maximum(h, earlier(c)) - np.minimum(l, earlier(c))
 
 @feature('keltner_20', 'technical', 101,
          'distance from the exponential mean in average true ranges',
@@ -244,7 +240,7 @@ def high_age(history:History, # one symbol
 def _directional(history, n):
     "Wilder's +DI and -DI, as shares of the true range."
     h, l, c = candles(history, 'high', 'low')
-    up, down = h - _before(h), _before(l) - l
+    up, down = h - earlier(h), earlier(l) - l
     plus = np.where(up > down, np.maximum(up, 0), up * 0)      # up * 0: the first row stays NaN
     minus = np.where(down > up, np.maximum(down, 0), down * 0)
     ranges = rolling_ewm(_true_range(h, l, c), n, 10 * n)
@@ -294,7 +290,7 @@ def atr_ratio(history:History, # one symbol
              )->np.ndarray: # (n,) 0 = as usual
     "Log of the recent over the usual true range, each as a fraction of the price."
     h, l, c = candles(history, 'high', 'low')
-    ranges = _true_range(h, l, c) / _before(c)
+    ranges = _true_range(h, l, c) / earlier(c)
     return np.log(rolling_ewm(ranges, short, 10 * short) / _mean(ranges, long))
 
 # %% ../nbs/01e_technical.ipynb #12e8cf83
@@ -367,7 +363,7 @@ def cmo(history:History, # one symbol
         sessions:int, # look-back
        )->np.ndarray: # (n,) in [-1, 1]
     "Chande's momentum oscillator."
-    steps = history.level - _before(history.level)
+    steps = history.level - earlier(history.level)
     return rolling_sum(steps, sessions) / rolling_sum(np.abs(steps), sessions)
 
 # %% ../nbs/01e_technical.ipynb #9bf0117e
@@ -429,7 +425,7 @@ def yang_zhang(history:History, # one symbol
     "Yang and Zhang's volatility."
     o, h, l, c = candles(history, 'open', 'high', 'low')
     k = .34 / (1.34 + (sessions + 1) / (sessions - 1))
-    night, day = (rolling_std(np.log(x), sessions) ** 2 for x in (o / _before(c), c / o))
+    night, day = (rolling_std(np.log(x), sessions) ** 2 for x in (o / earlier(c), c / o))
     return _annual(night + k * day + (1 - k) * _mean(_rogers_satchell(o, h, l, c), sessions))
 
 # %% ../nbs/01e_technical.ipynb #2588b979
@@ -500,7 +496,7 @@ def gap(history:History, # one symbol
        )->np.ndarray: # (n,)
     "Overnight return of the session, in daily volatilities."
     o, c = candles(history, 'open')
-    return np.log(o / _before(c)) / history.sigma
+    return np.log(o / earlier(c)) / history.sigma
 
 # %% ../nbs/01e_technical.ipynb #f2695055
 _TUG = dict(family='technical', inputs=('close', 'open'), source='Lou, Polk and Skouras (2019)',
@@ -516,7 +512,7 @@ def tug_of_war(history:History, # one symbol
               )->np.ndarray: # (n,) in volatilities of as many sessions
     "Sum of overnight or of intraday log returns, in volatilities."
     o, c = candles(history, 'open')
-    move = np.log(o / _before(c)) if night else np.log(c / o)
+    move = np.log(o / earlier(c)) if night else np.log(c / o)
     return rolling_sum(move, sessions) / (history.sigma * np.sqrt(sessions))
 
 # %% ../nbs/01e_technical.ipynb #c747511a
@@ -530,7 +526,7 @@ def money_flow(history:History, # one symbol
     "Money flow index, as a share."
     h, l, c = candles(history, 'high', 'low')
     typical = (h + l + c) / 3
-    flow, step = typical * history.columns['volume'], typical - _before(typical)
+    flow, step = typical * history.columns['volume'], typical - earlier(typical)
     up, down = (rolling_sum(flow * np.where(np.isnan(step), np.nan, side), sessions)
                 for side in (step > 0, step < 0))
     return up / (up + down)
@@ -547,7 +543,7 @@ def obv_slope(history:History, # one symbol
         n = n + t             # the newer half starts where the older one ended
         return t + u, m + (n - m) * (nb / (na + nb)), s + w + (n - m) * (na * nb / 2)
     volume = history.columns['volume']
-    signed = np.sign(history.level - _before(history.level)) * volume
+    signed = np.sign(history.level - earlier(history.level)) * volume
     slope = rolling_join((signed, signed, signed * 0), sessions, join,
                          lambda t, m, s: s * 12 / (sessions * (sessions ** 2 - 1)))
     return slope / _mean(volume, sessions)
@@ -576,10 +572,6 @@ def vwap_distance(history:History, # one symbol
     return np.log(c / vwap) / (history.sigma * np.sqrt(sessions))
 
 # %% ../nbs/01e_technical.ipynb #a6991c48
-def _correlation(x, y, sessions):
-    spread = rolling_std(x, sessions) * rolling_std(y, sessions)
-    return rolling_covariance(x, y, sessions) / spread
-
 _TOGETHER = dict(family='technical', inputs=('close', 'volume'), sessions=21,
                  source='Karpoff (1987); CORR and CORD of Alpha158')
 
@@ -593,5 +585,5 @@ def volume_correlation(history:History, # one symbol
                       )->np.ndarray: # (n,) in [-1, 1]
     "Correlation of log price and log volume, or of their changes."
     p, v = np.log(history.level), np.log(history.columns['volume'])
-    if changes: p, v = p - _before(p), v - _before(v)
-    return _correlation(p, v, sessions)
+    if changes: p, v = p - earlier(p), v - earlier(v)
+    return rolling_correlation(p, v, sessions)
