@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'DataConfig', 'FoldConfig', 'ModelConfig', 'TrainConfig', 'TradeConfig', 'Config', 'Strategy',
-           'build_hybrid', 'build_lstm', 'parse_config', 'config_text', 'read_config', 'Market', 'load_market', 'Task',
-           'all_tasks', 'make_trainer', 'do_task', 'register_trial', 'collect', 'target_weights', 'keep_books',
-           'ExperimentResult', 'result_notes', 'difference_table', 'stress_table', 'block_table', 'pit_values',
-           'calibration_verdict', 'explain_last_fold', 'make_report', 'open_run', 'find_run', 'write_json', 'versions',
-           'do_tasks', 'finished', 'Experiment']
+           'build_hybrid', 'build_lstm', 'build_transformer', 'build_ssm', 'parse_config', 'config_text', 'read_config',
+           'Market', 'load_market', 'Task', 'all_tasks', 'make_trainer', 'do_task', 'register_trial', 'collect',
+           'target_weights', 'keep_books', 'ExperimentResult', 'result_notes', 'difference_table', 'stress_table',
+           'block_table', 'pit_values', 'calibration_verdict', 'explain_last_fold', 'make_report', 'open_run',
+           'find_run', 'write_json', 'versions', 'do_tasks', 'finished', 'Experiment']
 
 # %% ../nbs/08_experiment.ipynb #ece55fac
 import hashlib
@@ -30,7 +30,8 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/08_experiment.ipynb #fa33432a
 from .backtest import RuinError, backtest
-from .baselines import LSTMBaseline, buy_and_hold, equal_weight, tsmom
+from .baselines import (LSTMBaseline, SSMBaseline, TransformerBaseline, buy_and_hold,
+                                  equal_parameters, equal_weight, tsmom)
 from .data import Bars, DataError, instrument_costs, load_bars, parse_day, write_atomic
 from .features import DEFAULT_FEATURES, FEATURES
 from .figures import (
@@ -38,7 +39,7 @@ from .figures import (
     regime_figure, rolling_sharpe_figure)
 from .forecast import average_forecasts, concat_forecasts, read_forecast
 from .handler import FinancialDataHandler, input_arrays
-from .hybrid import HybridFinancialModel
+from .hybrid import CONTROLS, COUPLINGS, HybridFinancialModel
 from .metrics import LeagueTable, league_table, sharpe, sharpe_difference
 from .report import Section, write_report
 from .risk import RiskPolicy
@@ -213,7 +214,7 @@ class Strategy:
 # %% ../nbs/08_experiment.ipynb #f7f8a7af
 def build_hybrid(
     config:Config, # sizes and features
-    coupling:str='mixture', # 'none' = the control: the memory does not steer the dynamics
+    coupling:str='mixture', # who reads whom: a coupling or a control of the model
 )->HybridFinancialModel: # untrained
     "The hybrid model of a configuration."
     m = config.models
@@ -228,9 +229,37 @@ def build_lstm(
     return LSTMBaseline(hidden_dim=config.models.memory_dim, input_dim=len(config.features))
 
 
+def _as_large_as_hybrid(config, kind, **sizes):
+    "A rival at the hybrid's number of parameters"
+    heads, n_features = config.models.num_heads, len(config.features)
+    with torch.random.fork_rng(devices=[]):
+        target = build_hybrid(config).num_parameters
+    build = lambda dim: kind(dim, n_features, num_heads=heads, **sizes)
+    return equal_parameters(build, target, heads)[0]
+
+# %% ../nbs/08_experiment.ipynb #9abde159
+def build_transformer(
+    config:Config, # sizes and features
+)->TransformerBaseline: # untrained
+    "The Transformer of a configuration, with the hybrid's number of parameters."
+    return _as_large_as_hybrid(config, TransformerBaseline)
+
+# %% ../nbs/08_experiment.ipynb #51fe84a0
+def build_ssm(
+    config:Config, # sizes and features
+)->SSMBaseline: # untrained
+    "The state space alone of a configuration, with the hybrid's number of parameters."
+    return _as_large_as_hybrid(config, SSMBaseline, state_dim=config.models.state_dim)
+
+# %% ../nbs/08_experiment.ipynb #ce2ae477
 def _index_weights(market):
     weights = buy_and_hold(market.index, market.index.symbols[0])
     return weights.reindex(market.sessions)
+
+
+def _coupled(name):
+    label = f"hybrid, {name.replace('_', ' ')}"
+    return Strategy(label, partial(build_hybrid, coupling=name), trained=True)
 
 
 STRATEGIES = {
@@ -238,13 +267,16 @@ STRATEGIES = {
     "hybrid_uncoupled": Strategy("hybrid, uncoupled", partial(build_hybrid, coupling="none"),
                                  trained=True),
     "lstm": Strategy("LSTM", build_lstm, trained=True),
+    "transformer": Strategy("Transformer", build_transformer, trained=True),
+    "ssm": Strategy("SSM alone", build_ssm, trained=True),
     "tsmom": Strategy("TSMOM", lambda market: tsmom(market.universe)),
     "equal_weight": Strategy("equal weight", lambda market: equal_weight(market.universe),
                              sized=False),
     "index": Strategy("index", _index_weights, sized=False),
+    **{f"hybrid_{name}": _coupled(name) for name in COUPLINGS[2:] + CONTROLS},
 }
 
-# %% ../nbs/08_experiment.ipynb #f6bf7d5e
+# %% ../nbs/08_experiment.ipynb #5de48637
 def parse_config(
     text:str, # TOML
 )->Config: # raises ConfigError naming the section, the key and the nearest known one
@@ -265,7 +297,7 @@ def parse_config(
     features = _known(_FeatureTable, "features", raw.get("features", {}))
     return Config(**raw | {"features": _feature_names(features.get("names", ()))})
 
-# %% ../nbs/08_experiment.ipynb #bf95bbd7
+# %% ../nbs/08_experiment.ipynb #d0dc5622
 def config_text(
     source:str|Path, # a TOML file, or the name of a configuration in the package ('demo')
 )->str: # TOML; raises ConfigError where there is no such file
@@ -277,14 +309,14 @@ def config_text(
     names = sorted(p.name.removesuffix(".toml") for p in shipped.iterdir())
     raise ConfigError(f"no configuration '{source}': give a TOML file or one of {names}")
 
-# %% ../nbs/08_experiment.ipynb #da1fc525
+# %% ../nbs/08_experiment.ipynb #f40a1f56
 def read_config(
     source:str|Path, # a TOML file, or the name of a configuration in the package ('demo')
 )->Config: # raises ConfigError where there is no such file
     "Read an experiment's configuration from a file or by its name."
     return parse_config(config_text(source))
 
-# %% ../nbs/08_experiment.ipynb #f40a1f56
+# %% ../nbs/08_experiment.ipynb #a26f9d62
 @dataclass(frozen=True, eq=False)
 class Market:
     "The bars that all rivals trade, the index, and the features and labels."
@@ -297,7 +329,7 @@ class Market:
         "The sessions of the universe."
         return self.universe.sessions
 
-# %% ../nbs/08_experiment.ipynb #0ad66c79
+# %% ../nbs/08_experiment.ipynb #200f3a3a
 def _with_benchmark(load, universe, data):
     "Universe and index on common sessions, from a source that has more than the universe."
     try:
@@ -307,7 +339,7 @@ def _with_benchmark(load, universe, data):
                         "name another symbol as data.benchmark (--benchmark SYMBOL). "
                         f"{e}", symbol=data.benchmark) from e
 
-# %% ../nbs/08_experiment.ipynb #955a0f3b
+# %% ../nbs/08_experiment.ipynb #437ceecc
 def _check_market(config, universe, index):
     "What would otherwise be found missing only after the training."
     for bars in (universe, index):
@@ -322,7 +354,7 @@ def _check_market(config, universe, index):
                         "name another symbol as data.benchmark (--benchmark SYMBOL)",
                         symbol=config.data.benchmark)
 
-# %% ../nbs/08_experiment.ipynb #a26f9d62
+# %% ../nbs/08_experiment.ipynb #0be42782
 def load_market(
     config:Config, # which source, dates, symbols and benchmark
 )->Market: # raises DataError naming what is missing
@@ -343,7 +375,7 @@ def load_market(
     _check_market(config, universe, index)  # an error now and not after the training
     return Market(universe, index, handler)
 
-# %% ../nbs/08_experiment.ipynb #0ab7df87
+# %% ../nbs/08_experiment.ipynb #4e1b73bf
 @dataclass(frozen=True)
 class Task:
     "One model, one seed, one fold."
@@ -359,7 +391,7 @@ class Task:
         "Whether its forecast is on disk."
         return (self.folder(run) / "forecast.parquet").exists()
 
-# %% ../nbs/08_experiment.ipynb #22f7045f
+# %% ../nbs/08_experiment.ipynb #3f1d77f7
 def all_tasks(
     config:Config, # models and seeds
     folds:Sequence, # of Fold
@@ -368,7 +400,7 @@ def all_tasks(
     return [Task(f, m, s) for f in range(len(folds)) for m in config.models.names
             if STRATEGIES[m].trained for s in config.train.seeds]
 
-# %% ../nbs/08_experiment.ipynb #817a2433
+# %% ../nbs/08_experiment.ipynb #bc22a150
 def make_trainer(
     config:Config, # model and training
     market:Market, # data
@@ -380,7 +412,7 @@ def make_trainer(
     start, end = (f"{s:%Y-%m-%d}" for s in market.sessions[[0, -1]])
     return ModelTrainer(model, start, end, data=market.handler, seed=task.seed)
 
-# %% ../nbs/08_experiment.ipynb #4e1b73bf
+# %% ../nbs/08_experiment.ipynb #4a933848
 def do_task(
     task:Task, # what to do
     config:Config, # how
@@ -400,7 +432,7 @@ def do_task(
     said = trainer.predict(market.handler.panel.window(None, last)).window(first, last)
     said.to_parquet(task.folder(run) / "forecast.parquet")
 
-# %% ../nbs/08_experiment.ipynb #41b3d404
+# %% ../nbs/08_experiment.ipynb #883d28c8
 def register_trial(
     out:Path, # folder of all runs
     facts:dict, # what is about to be tried
@@ -410,7 +442,7 @@ def register_trial(
     with open(out / "trials.jsonl", "a") as f:
         f.write(json.dumps(facts, sort_keys=True) + "\n")
 
-# %% ../nbs/08_experiment.ipynb #883d28c8
+# %% ../nbs/08_experiment.ipynb #da379d23
 def collect(
     config:Config, # models and seeds
     folds:Sequence, # the folds whose tasks are all done
@@ -424,7 +456,7 @@ def collect(
     return {m: concat_forecasts([one(m, i) for i in range(len(folds))])
             for m in config.models.names if STRATEGIES[m].trained}
 
-# %% ../nbs/08_experiment.ipynb #4f180ebf
+# %% ../nbs/08_experiment.ipynb #9542b13e
 def target_weights(
     config:Config, # rivals and the sizing policy
     market:Market, # bars
@@ -439,7 +471,7 @@ def target_weights(
         out[strategy.label] = config.risk.weights(said, market.universe) if strategy.sized else said
     return out
 
-# %% ../nbs/08_experiment.ipynb #29420165
+# %% ../nbs/08_experiment.ipynb #d4415456
 def keep_books(
     weights:dict, # label -> frame of target weights
     config:Config, # costs and fills
@@ -460,7 +492,7 @@ def keep_books(
             continue  # `result_notes` says so
     return out
 
-# %% ../nbs/08_experiment.ipynb #74182dd9
+# %% ../nbs/08_experiment.ipynb #5e9480e8
 class _Readings:
     @property
     def table(self)->LeagueTable:
@@ -488,7 +520,7 @@ class _Readings:
         notes = "".join(f"<li>{escape(n)}</li>" for n in result_notes(self))
         return f"{self.table._repr_html_()}<ul>{notes}</ul>"
 
-# %% ../nbs/08_experiment.ipynb #6e1fc026
+# %% ../nbs/08_experiment.ipynb #84f6a507
 @dataclass(frozen=True, eq=False, repr=False)
 class ExperimentResult(_Readings):
     "What an experiment found: a table, the books behind it and the folder that holds both."
@@ -501,7 +533,7 @@ class ExperimentResult(_Readings):
     books: dict  # label -> BacktestResult; a ruined rival has none
     complete: bool  # False: interrupted, later folds are missing
 
-# %% ../nbs/08_experiment.ipynb #1e311b0b
+# %% ../nbs/08_experiment.ipynb #a44d85ef
 def result_notes(
     result:ExperimentResult, # what was found
 )->list: # sentences
@@ -525,7 +557,7 @@ def result_notes(
                         "--resume goes on.")
     return notes
 
-# %% ../nbs/08_experiment.ipynb #a44d85ef
+# %% ../nbs/08_experiment.ipynb #71937d9a
 def difference_table(
     result:ExperimentResult, # what was found
     against:str='hybrid', # the row that is compared with all others
@@ -541,7 +573,7 @@ def difference_table(
                 "Excludes zero": "yes" if d.low > 0 or d.high < 0 else "no"}
     return pd.DataFrame.from_dict(rows, orient="index")
 
-# %% ../nbs/08_experiment.ipynb #79ecc7ec
+# %% ../nbs/08_experiment.ipynb #2b665bcf
 def stress_table(
     result:ExperimentResult, # what was found
 )->pd.DataFrame: # net Sharpe ± SE per rival: as configured, twice the cost, one day late
@@ -554,7 +586,7 @@ def stress_table(
     return pd.DataFrame({name: {k: str(sharpe(b.net_returns)) for k, b in books.items()}
                          for name, books in columns.items()})
 
-# %% ../nbs/08_experiment.ipynb #31398474
+# %% ../nbs/08_experiment.ipynb #e7823c4d
 def block_table(
     result:ExperimentResult, # what was found
 )->pd.DataFrame: # net Sharpe ± SE per rival and test block
@@ -566,7 +598,7 @@ def block_table(
             k: str(sharpe(b.net_returns.loc[days])) for k, b in result.books.items()}
     return pd.DataFrame(out)
 
-# %% ../nbs/08_experiment.ipynb #ffb4e687
+# %% ../nbs/08_experiment.ipynb #d7a84e93
 def pit_values(
     result:ExperimentResult, # what was found
     model:str='hybrid', # which trained rival
@@ -580,7 +612,7 @@ def pit_values(
     u = t.cdf((y - mean) / scale, df)
     return u[np.isfinite(u)]
 
-# %% ../nbs/08_experiment.ipynb #6730ba1f
+# %% ../nbs/08_experiment.ipynb #1179722a
 def calibration_verdict(
     pit:np.ndarray, # of `pit_values`
 )->str: # one sentence
@@ -591,7 +623,7 @@ def calibration_verdict(
     return (f"The 80 % interval held {held:.1%} of the outcomes and {low:.1%} of them fell below "
             f"the median: the law is {width} and its middle {lean}.")
 
-# %% ../nbs/08_experiment.ipynb #1179722a
+# %% ../nbs/08_experiment.ipynb #5cd12dbd
 def explain_last_fold(
     result:ExperimentResult, # what was found
     symbol:str, # whose attention is shown
@@ -614,7 +646,7 @@ def explain_last_fold(
     return (pd.Series(importance, panel.names), told.attention[-1][row].numpy(),
             panel.sessions[tail])
 
-# %% ../nbs/08_experiment.ipynb #0a7e14f4
+# %% ../nbs/08_experiment.ipynb #af99a74f
 def _table_sections(result):
     "The sections that hold tables."
     first = Section("The league table", [*result_notes(result), result.table])
@@ -630,7 +662,7 @@ def _table_sections(result):
         stress_table(result), "The same as configured, by test block.", block_table(result)]))
     return out
 
-# %% ../nbs/08_experiment.ipynb #5cd12dbd
+# %% ../nbs/08_experiment.ipynb #d2dfd6e8
 def _equity_section(result):
     "Equity, drawdown and rolling Sharpe ratio of all rivals."
     returns = {k: b.net_returns for k, b in result.books.items()}
@@ -658,7 +690,7 @@ def _model_sections(result):
         f"{symbol}.", importance_figure(importance), *words,
         regime_figure(price, regime), attention_figure(attention, days)])]
 
-# %% ../nbs/08_experiment.ipynb #70426c39
+# %% ../nbs/08_experiment.ipynb #faeb870d
 def make_report(
     result:ExperimentResult, # what was found
 )->Path: # runs/<id>/report.html
@@ -688,7 +720,7 @@ def _flatten(
         out |= _flatten(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": str(value)}
     return out
 
-# %% ../nbs/08_experiment.ipynb #faeb870d
+# %% ../nbs/08_experiment.ipynb #29a2ff3e
 def open_run(
     config:Config, # what is to be run
     market:Market, # on which data
@@ -709,7 +741,7 @@ def open_run(
     write_json(run / "run.json", facts | {"machine": platform.machine()})
     return run
 
-# %% ../nbs/08_experiment.ipynb #35a1919a
+# %% ../nbs/08_experiment.ipynb #21fe4722
 def find_run(
     out:Path, # folder of all runs
     facts:dict, # name, fingerprint and data hash that must agree
@@ -729,7 +761,7 @@ def find_run(
     raise ConfigError(f"no run in '{out}' can be resumed: {why}. Give the same options, data and "
                       "package versions (--quick too), or leave out --resume")
 
-# %% ../nbs/08_experiment.ipynb #296074a6
+# %% ../nbs/08_experiment.ipynb #ba76c998
 def write_json(
     path:Path, # where to
     tree:dict, # what
@@ -737,7 +769,7 @@ def write_json(
     "Write JSON atomically."
     write_atomic(path, json.dumps(tree, indent=1, default=str))
 
-# %% ../nbs/08_experiment.ipynb #29a2ff3e
+# %% ../nbs/08_experiment.ipynb #4c30370a
 def versions()->dict: # package -> version
     "Versions of the packages that decide the numbers."
     from hybrid_ssm import __version__
@@ -745,7 +777,7 @@ def versions()->dict: # package -> version
     return {"python": platform.python_version(), "hybrid_ssm": __version__} | {
         n: metadata.version(n) for n in names}
 
-# %% ../nbs/08_experiment.ipynb #ba76c998
+# %% ../nbs/08_experiment.ipynb #28465a1e
 def do_tasks(
     config:Config, # models and seeds
     market:Market, # data
@@ -764,7 +796,7 @@ def do_tasks(
         return False
     return True
 
-# %% ../nbs/08_experiment.ipynb #4c30370a
+# %% ../nbs/08_experiment.ipynb #1d89f3c4
 def finished(
     config:Config, # models and seeds
     folds:Sequence, # of Fold
@@ -778,7 +810,7 @@ def finished(
         out.append(fold)
     return out
 
-# %% ../nbs/08_experiment.ipynb #28465a1e
+# %% ../nbs/08_experiment.ipynb #ecc6d230
 class Experiment:
     "A walk-forward comparison of all rivals under one configuration."
 
@@ -813,7 +845,7 @@ class Experiment:
             raise KeyboardInterrupt(f"no fold is finished yet; --resume goes on with {run.name}")
         return _conclude(config, market, run, folds, complete, began)
 
-# %% ../nbs/08_experiment.ipynb #1d89f3c4
+# %% ../nbs/08_experiment.ipynb #e470e778
 def _folds(f, sessions):
     "The walk-forward folds of a FoldConfig."
     return walk_forward(sessions, f.test_start, f.test_end, f.years, f.embargo, f.valid_fraction)

@@ -1,0 +1,93 @@
+"""What every benchmark here shares: the machine line, rivals in turn, ratios within a round, peak memory, table rows."""
+import ctypes
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+
+def machine():
+    "The line without which no figure means anything"
+    cpu, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    if info.exists():
+        named = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines()
+                 if line.startswith("model name")]
+        cpu = f"{named[0]} x {len(named)}" if named else cpu
+    where = f"{cpu}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread(s)"
+    if torch.cuda.is_available():
+        where += f", {torch.cuda.get_device_name()}"
+    return f"{where}, torch {torch.__version__}, Python {platform.python_version()}, {busy()}"
+
+
+def busy(seconds=1.0):
+    "How much of all cores others (and this process) used just now; a crowded machine is part of the figure"
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return "load unknown"
+    read = lambda: [int(x) for x in stat.read_text().splitlines()[0].split()[1:9]]
+    before = read()
+    time.sleep(seconds)
+    spent = [b - a for a, b in zip(before, read())]
+    return f"cores {100 - 100 * (spent[3] + spent[4]) // max(sum(spent), 1)} % busy with other work"
+
+
+def keep_memory():
+    "Ask the C library never to hand memory back, so that no call pays for fresh pages; False where it cannot"
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        return bool(libc.mallopt(-4, 0)) and bool(libc.mallopt(-1, -1))  # no mmap, no trim
+    except (OSError, AttributeError):
+        return False
+
+
+def seconds(call):
+    "Seconds of one call; a card is waited for"
+    start = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def interleave(runners, rounds):
+    "Warm-up first; then every round times every rival once, so that a machine that slows down slows all"
+    for call in runners.values():
+        seconds(call)
+    return [{name: seconds(call) for name, call in runners.items()} for _ in range(rounds)]
+
+
+def ratio(taken, a, b):
+    "Median over rounds of seconds of `a` over seconds of `b`: above 1, `b` is the faster one"
+    return statistics.median(round_[a] / round_[b] for round_ in taken)
+
+
+def median(taken, name):
+    "Median seconds of a rival"
+    return statistics.median(round_[name] for round_ in taken)
+
+
+def peak_mib(call):
+    "Most memory that torch held at once beyond what it held before, MiB (the allocator's own events)"
+    call()  # what is allocated once is not counted
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        call()
+    events = seen.profiler.kineto_results.events()
+    held = most = 0
+    for _, size in sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"):
+        held += size
+        most = max(most, held)
+    return most / 2 ** 20
+
+
+def row(*cells):
+    "A row of a Markdown table; numbers to three figures"
+    say = lambda x: f"{x:.3g}" if isinstance(x, float) else "" if x is None else str(x)
+    return "| " + " | ".join(map(say, cells)) + " |"
+
+
+def head(*cells):
+    "The head of a Markdown table"
+    return row(*cells) + "\n" + "|---" * len(cells) + "|"

@@ -1,0 +1,86 @@
+"""A training step of the whole hybrid against networks of the same width, interleaved in one process.
+
+usage: python bench/model.py [--batch 64] [--length 252] [--rounds 7] [--compile] [--couplings]
+
+All have two layers of width 64. The hybrid carries its variable selection, its heads and its Student-t likelihood; the
+others are the bare trunk of PyTorch with a square loss, so the comparison leans towards them.
+"""
+import argparse
+
+import torch
+from torch import nn
+
+from common import head, interleave, machine, median, ratio, row
+from hybrid_ssm.hybrid import CONTROLS, COUPLINGS, HybridFinancialModel
+
+WIDTH, ROWS, HEADS, FEATURES = 64, 16, 4, 20
+
+
+def likelihood(out, target):
+    "Student-t likelihood of the target, and something for the position to learn"
+    law = torch.distributions.StudentT(out.df, out.mean, out.scale, validate_args=False)
+    return out.position.square().mean() - law.log_prob(target).mean()
+
+
+def trainer(net, loss):
+    "One training step as a function without arguments"
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
+
+    def step():
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+    return step
+
+
+def hybrid(batch, length, compiled=False, coupling="mixture"):
+    "A training step of the hybrid"
+    net = HybridFinancialModel(ROWS, WIDTH, FEATURES, HEADS, coupling=coupling, seed=0)
+    x, target = torch.randn(batch, length, FEATURES), torch.randn(batch, length, 3)
+    run = torch.compile(net, dynamic=False) if compiled else net
+    return trainer(net, lambda: likelihood(run(x), target))
+
+
+def transformer(batch, length):
+    "Two causal layers of `nn.TransformerEncoder`, 4 heads, feed-forward 128"
+    layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 2 * WIDTH, dropout=0., batch_first=True, norm_first=True)
+    net = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    x, mask = torch.randn(batch, length, WIDTH), nn.Transformer.generate_square_subsequent_mask(length)
+    return trainer(net, lambda: net(x, mask=mask, is_causal=True).square().mean())
+
+
+def lstm(batch, length):
+    "Two layers of `nn.LSTM`"
+    net, x = nn.LSTM(WIDTH, WIDTH, 2, batch_first=True), torch.randn(batch, length, WIDTH)
+    return trainer(net, lambda: net(x)[0].square().mean())
+
+
+def main():
+    "Print the machine line and the table"
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("--batch", type=int, default=64)
+    ask.add_argument("--length", type=int, default=252)
+    ask.add_argument("--rounds", type=int, default=7)
+    ask.add_argument("--threads", type=int, default=1)
+    ask.add_argument("--compile", action="store_true", help="the hybrid compiled, too (half a minute to compile, or more)")
+    ask.add_argument("--couplings", action="store_true", help="every coupling and control against the mixture")
+    args = ask.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    shape = args.batch, args.length
+    runners = {"hybrid": hybrid(*shape), "TransformerEncoder": transformer(*shape), "LSTM": lstm(*shape)}
+    if args.compile:
+        runners["hybrid, compiled"] = hybrid(*shape, compiled=True)
+    if args.couplings:
+        runners |= {name: hybrid(*shape, coupling=name) for name in (COUPLINGS + CONTROLS)[1:]}
+    taken = interleave(runners, args.rounds)
+    print(machine())
+    print(f"training step, batch {shape[0]} x {shape[1]} sessions, width {WIDTH}, {args.rounds} rounds\n")
+    rivals = "TransformerEncoder", "LSTM", "hybrid"
+    print(head("", "steps a second", *(f"{name} / this" for name in rivals)))
+    for name in runners:
+        print(row(name, 1 / median(taken, name), *(ratio(taken, rival, name) for rival in rivals)))
+
+
+if __name__ == "__main__":
+    main()

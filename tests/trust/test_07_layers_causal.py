@@ -1,0 +1,137 @@
+"""Row 7, layer by layer: every kind of attention memory and every rival network is causal."""
+import pytest
+import torch
+
+from hybrid_ssm import attention
+from hybrid_ssm.attention import CONTROLS, POSITIONS, WindowedAttention
+from hybrid_ssm.baselines import LSTMBaseline, SSMBaseline, TransformerBaseline
+
+WINDOWS, L = (3, 9, 30, 30), 36
+KINDS = [(positions, control, kv) for positions in POSITIONS for control in CONTROLS for kv in (4, 2)]
+RIVALS = {
+    "lstm": lambda: LSTMBaseline(8, 3, horizons=(1, 5)),
+    "transformer": lambda: TransformerBaseline(8, 3, window=20, horizons=(1, 5)),
+    "ssm": lambda: SSMBaseline(8, 3, state_dim=4, horizons=(1, 5)),
+}
+
+
+def away(net, dtype=torch.float64):
+    "Moved from its tidy start, so that every wire carries something"
+    for p in net.parameters():
+        p.data += 0.2 * torch.randn_like(p)
+    return net.to(dtype)
+
+
+def layer(positions="alibi", control=None, kv=4, windows=WINDOWS, dtype=torch.float64):
+    torch.manual_seed(7)
+    return away(WindowedAttention(8, 4, windows, kv, positions, control), dtype)
+
+
+def rival(name, dtype=torch.float64):
+    torch.manual_seed(7)
+    return away(RIVALS[name](), dtype)
+
+
+def said(net, x):
+    "Everything the network says about one sequence, side by side: (l, numbers)"
+    if isinstance(net, WindowedAttention):
+        return net(x[None])[0][0]
+    return torch.cat([part.flatten(2) if part.dim() == 3 else part[..., None] for part in net(x[None])], -1)[0]
+
+
+def reach(say, width, sessions=L):
+    "Largest |dy_t/dx_s| of each pair of sessions: (t, s)"
+    torch.manual_seed(0)
+    x = torch.randn(sessions, width, dtype=torch.float64)
+    return torch.autograd.functional.jacobian(say, x, vectorize=True).abs().amax((1, 3))
+
+
+def jacobian_is_causal(say, width=8, window=L):
+    "Exactly zero for later sessions and beyond the window, and not zero within"
+    size, lag = reach(say, width), torch.arange(L)[:, None] - torch.arange(L)
+    assert size[lag < 0].max() == 0, f"a later session leaks in: {size[lag < 0].max():.1e}"
+    if window < L:
+        assert size[lag >= window].max() == 0, "a session beyond the window is read"
+    assert (size[(lag >= 0) & (lag < window)] > 0).all(), "the past is not read, so this proves nothing"
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_jacobian_of_attention(kind):
+    net = layer(*kind)
+    jacobian_is_causal(lambda x: said(net, x), window=1 if kind[1] == "no_memory" else 30)
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_jacobian_of_rivals(name):
+    net = rival(name)
+    jacobian_is_causal(lambda x: said(net, x), width=3)
+
+
+def bits_stay(net, width, cuts, sessions=150):
+    "Poisoned or shuffled from a cut on, at fixed length, not a bit before it changes"
+    torch.manual_seed(1)
+    x = torch.randn(sessions, width)
+    with torch.no_grad():
+        whole = said(net, x)
+        for cut in cuts:
+            later = [torch.full_like(x[cut:], poison) for poison in (1e9, -1e9)]
+            for tail in (*later, x[cut:][torch.randperm(sessions - cut)]):
+                assert torch.equal(said(net, torch.cat([x[:cut], tail]))[:cut], whole[:cut]), f"cut {cut}"
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_poison_attention(kind):
+    bits_stay(layer(*kind, windows=None, dtype=torch.float32), 8, (1, 62, 63, 64, 126, 149))
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_poison_rivals(name):
+    bits_stay(rival(name, torch.float32), 3, (1, 63, 64, 126, 149))
+
+
+def weights_stay_inside(maps):
+    "Maps of one layer without masks: no weight on tomorrow or beyond the window, rows that sum to one"
+    lag = torch.arange(maps.shape[-1])[:, None] - torch.arange(maps.shape[-1])
+    for A, window in zip(maps, WINDOWS):
+        assert A[(lag < 0) | (lag >= window)].abs().max() == 0
+        assert (A.sum(-1) - 1).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind[1] != "no_memory"], ids=str)
+def test_weights_stay_inside(kind):
+    weights_stay_inside(layer(*kind).maps(torch.randn(1, 50, 8, dtype=torch.float64))[0])
+
+
+def test_mutants(mutants, monkeypatch):
+    honest, moved = attention.lag_bias, attention._moved
+
+    def plant(name, value, net):
+        def say(x):
+            with monkeypatch.context() as planted:
+                planted.setattr(attention, name, value)
+                return said(net, x)
+        return say
+
+    def off_by_one(age, slope, window):
+        return honest(age + 1, slope, window)
+
+    def to_tomorrow(A, *rest):
+        return moved(A, *rest).roll(1, -1)
+
+    def too_long(age, slope, window):
+        return honest(age, slope, window + 1)
+
+    within = lambda say: jacobian_is_causal(say, window=30)
+    for kind in (("alibi", None), ("rotary", None), ("alibi", "frozen"), ("rotary", "shuffled")):
+        mutants.kill(7, f"mask off by one, {kind}", within, plant("lag_bias", off_by_one, layer(*kind)))
+    mutants.kill(7, "window one session too long", within, plant("lag_bias", too_long, layer()))
+    mutants.kill(7, "shuffle that reaches outside the causal window", within,
+                 plant("_moved", to_tomorrow, layer(control="shuffled")))
+    maps = layer(control="shuffled").maps(torch.randn(1, 50, 8, dtype=torch.float64))[0]
+    mutants.kill(7, "shuffled weights left of the window", weights_stay_inside, maps.roll(-1, -1))
+    mutants.kill(7, "Transformer, mask off by one", lambda say: jacobian_is_causal(say, width=3),
+                 plant("lag_bias", off_by_one, rival("transformer")))
+    for name in RIVALS:
+        net = rival(name)
+        mutants.kill(7, f"{name}: features averaged with tomorrow", lambda say: jacobian_is_causal(say, width=3),
+                     lambda x, net=net: said(net, (x + x.roll(-1, 0)) / 2))

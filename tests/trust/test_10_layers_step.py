@@ -1,0 +1,139 @@
+"""Row 10, layer by layer: however the sessions arrive, every memory and every rival network says the same."""
+import random
+
+import pytest
+import torch
+
+from hybrid_ssm.attention import CONTROLS, POSITIONS, WindowedAttention
+from hybrid_ssm.baselines import LSTMBaseline, SSMBaseline, TransformerBaseline
+
+B, L, F = 2, 96, 8
+KINDS = [(positions, control, kv) for positions in POSITIONS for control in CONTROLS for kv in (4, 1)]
+RIVALS = {
+    "lstm": lambda: LSTMBaseline(16, F),
+    "transformer": lambda: TransformerBaseline(16, F, window=30),
+    "ssm": lambda: SSMBaseline(16, F, state_dim=8),
+}
+
+
+def away(net):
+    for p in net.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    return net.eval()
+
+
+def layer(positions="alibi", control=None, kv=4):
+    torch.manual_seed(10)
+    return away(WindowedAttention(F, 4, (5, 21, 40, 40), kv, positions, control))
+
+
+def rival(name):
+    torch.manual_seed(10)
+    return away(RIVALS[name]())
+
+
+def sessions():
+    "Features with holes, sessions without any, uneven time"
+    torch.manual_seed(0)
+    mask = torch.rand(B, L, F) > 0.2
+    mask[0, 30:40], mask[:, :2], mask[1, 50:93] = False, False, False
+    return torch.randn(B, L, F).masked_fill(~mask, 0.0), torch.rand(B, L) * 3, mask
+
+
+def chunkings(number, seed=0):
+    "Bar by bar, at once, one and the rest, and random cuts"
+    rng = random.Random(seed)
+    yield from ([*range(L + 1)], [0, L], [0, 1, L])
+    for _ in range(number - 3):
+        yield [0, *sorted(rng.sample(range(1, L), rng.randrange(1, 12))), L]
+
+
+def advance(net, cache, x, dt, mask):
+    "Some sessions more: what is said (b, l, numbers) and the next cache"
+    if isinstance(net, WindowedAttention):
+        return net(x, mask.any(-1), cache)
+    if x.shape[1] == 1:
+        out, cache = net.step(x[:, 0], cache, dt[:, 0], mask[:, 0])
+        out = [part[:, None] for part in out]
+    else:
+        out, cache = net.prefill(x, cache, dt, mask)
+    return torch.cat([part.flatten(2) if part.dim() == 3 else part[..., None] for part in out], -1), cache
+
+
+def size(cache):
+    return sum(map(size, cache)) if isinstance(cache, tuple) else cache.numel()
+
+
+@torch.no_grad()
+def same_in_any_cut(net, advance=advance, number=12):
+    "Ratio of norms below 1e-6 for every chunking, and a cache that does not grow; the worst ratio"
+    given, worst = sessions(), 0.0
+    if isinstance(net, WindowedAttention):
+        whole = net(given[0], given[2].any(-1))[0]
+    else:
+        whole = torch.cat([p.flatten(2) if p.dim() == 3 else p[..., None] for p in net(*given)], -1)
+    for cuts in chunkings(number):
+        cache, parts = net.init_cache(B), []
+        empty = size(cache)
+        for i, j in zip(cuts, cuts[1:]):
+            out, cache = advance(net, cache, *(x[:, i:j] for x in given))
+            parts.append(out)
+        assert size(cache) == empty, "the cache grows"
+        ratio = (torch.cat(parts, 1).double() - whole.double()).norm() / whole.double().norm()
+        assert ratio < 1e-6, f"cut at {cuts}: {ratio:.1e}"
+        worst = max(worst, ratio.item())
+    return worst
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_attention_in_any_cut(kind):
+    same_in_any_cut(layer(*kind), number=7)
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_rivals_in_any_cut(name):
+    same_in_any_cut(rival(name))
+
+
+@pytest.mark.slow
+def test_layers_in_200_cuts(tell):
+    worst = {str(kind): same_in_any_cut(layer(*kind), number=200) for kind in KINDS}
+    worst |= {name: same_in_any_cut(rival(name), number=200) for name in RIVALS}
+    name = max(worst, key=worst.get)
+    tell(f"{len(worst)} layers x 200 cuts: worst ratio of norms {worst[name]:.1e}, {name}")
+
+
+def aged_alike(first=100_000):
+    "A rotary layer after many sessions answers as after none: the worst ratio"
+    net, (x, _, mask) = layer("rotary"), sessions()
+    young = net.init_cache(B)
+    aged = young._replace(sessions=young.sessions + first)
+    ratio = lambda a, b: ((a - b).double().norm() / b.double().norm()).item()
+    return ratio(net(x, mask.any(-1), aged)[0], net(x, mask.any(-1), young)[0])
+
+
+def test_session_100_000_is_as_exact(tell):
+    worst = aged_alike()
+    tell(f"rotary, session 100,000 against session 0: ratio {worst:.1e}")
+    assert worst < 1e-6
+
+
+def test_mutants(mutants):
+    def forgets(part):
+        def planted(net, cache, *rest):
+            return advance(net, cache._replace(**{part: net.init_cache(B)._asdict()[part]}), *rest)
+        return planted
+
+    def uncounted(net, cache, x, dt, mask):
+        honest, net.project = net.project, lambda u, first=0: type(net).project(net, u)
+        try:
+            return advance(net, cache, x, dt, mask)
+        finally:
+            net.project = honest
+
+    for part, name in (("keys", "keys"), ("values", "ring"), ("observed", "masks"), ("sessions", "count")):
+        mutants.kill(10, f"attention: {name} not carried", lambda f: same_in_any_cut(layer(), f), forgets(part))
+    mutants.kill(10, "rotary count not carried", lambda f: same_in_any_cut(layer("rotary"), f), uncounted)
+    mutants.kill(10, "shuffled count not carried", lambda f: same_in_any_cut(layer(control="shuffled"), f), forgets("sessions"))
+    for name, part in (("lstm", "hidden"), ("lstm", "cell"), ("transformer", "blocks"), ("ssm", "blocks")):
+        mutants.kill(10, f"{name}: {part} not carried", lambda f: same_in_any_cut(rival(name), f), forgets(part))
