@@ -9,8 +9,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 
-def machine():
-    "The line without which no figure means anything"
+def machine(load=True):
+    "The line without which no figure means anything; where only results count and no time, the load does not"
     cpu, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
     if info.exists():
         named = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines()
@@ -19,7 +19,8 @@ def machine():
     where = f"{cpu}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread(s)"
     if torch.cuda.is_available():
         where += f", {torch.cuda.get_device_name()}"
-    return f"{where}, torch {torch.__version__}, Python {platform.python_version()}, {busy()}"
+    where += f", torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{where}, {busy()}" if load else where
 
 
 def busy(seconds=1.0):

@@ -333,7 +333,7 @@ def fit(job):
     curve = [round(float(np.mean(part)), 4) for part in np.array_split(losses, min(10, len(losses)))]
     level = "-".join(map(str, LEVELS)) if job["task"] == "recall" else ""
     scores = examine(model.eval(), task, job["seed"])
-    return job | dict(level=level, parameters=parameters(model), scores=scores, curve=curve, machine=machine(),
+    return job | dict(level=level, parameters=parameters(model), scores=scores, curve=curve, machine=machine(load=False),
                       torch=torch.__version__, seconds=round(time.perf_counter() - started, 1))
 
 
@@ -479,7 +479,7 @@ def main():
     "Fit what is missing, then print the tables"
     args = arguments()
     torch.set_num_threads(args.threads)
-    if not args.table: print(machine()), work(args)
+    if not args.table: print(machine(load=False)), work(args)
     tables(args)
 
 
