@@ -70,13 +70,13 @@ class VariableSelection(nn.Module):
         said = torch.stack([x, o, 1 - o, week, month], 2) * g[:, :, None] * g.shape[-1]
         return self.embed(said.flatten(2)), g, cache
 
-# %% ../nbs/04_hybrid.ipynb #edc28183
+# %% ../nbs/04_hybrid.ipynb #5b6b27e8
 class BlockCache(NamedTuple):
     "What a block carries from one session to the next"
     attention: tuple  # of AttentionCache, one per pass of attention
     ssm: tuple        # of SSMState, one per scan
 
-# %% ../nbs/04_hybrid.ipynb #659198fb
+# %% ../nbs/04_hybrid.ipynb #6366e9aa
 COUPLINGS = 'mixture', 'none', 'parallel', 'series', 'two_pass', 'fixed_point'
 CONTROLS = 'shuffled', 'frozen', 'no_memory'
 ROUNDS = dict(two_pass=1, fixed_point=3)  # passes of attention over readouts of the same block
@@ -104,7 +104,7 @@ class _BlockParts(nn.Module):
         nn.init.normal_(self.regime.weight, std=.02)
         nn.init.zeros_(self.regime.bias)
 
-# %% ../nbs/04_hybrid.ipynb #926304fc
+# %% ../nbs/04_hybrid.ipynb #d61407ce
 class _Coupled(_BlockParts):
     "Who reads whom"
     def steering(self, u:Tensor, m:Tensor)->tuple[Tensor, Tensor, Tensor]: # π, source, exponent
@@ -127,7 +127,7 @@ class _Coupled(_BlockParts):
         if self.coupling == 'parallel': return gamma * self.out(torch.cat([y, m], -1))
         return self.out(torch.cat([gamma * y, m - gamma * m], -1))
 
-# %% ../nbs/04_hybrid.ipynb #5b6b27e8
+# %% ../nbs/04_hybrid.ipynb #7b01a9b2
 class _Rounds(_Coupled):
     "Attention and scan, once or in rounds"
     def _memories(self, x, u, gamma, dt, observed, cache, trace):
@@ -153,7 +153,7 @@ class _Rounds(_Coupled):
         moved = torch.zeros(()) if before is None else (y - before).norm() / y.norm()
         return self.attention.maps(q, observed), log_a, gamma, moved
 
-# %% ../nbs/04_hybrid.ipynb #d61407ce
+# %% ../nbs/04_hybrid.ipynb #b2bb1b0e
 class HybridBlock(_Rounds):
     "Attention over readouts, a state space steered by what attention found, and an MLP"
     def init_cache(self, batch_size:int)->BlockCache: # nothing seen yet
@@ -171,7 +171,7 @@ class HybridBlock(_Rounds):
         x = x + self.drop(self.mlp(self.between(x)))
         return x, pi, cache
 
-# %% ../nbs/04_hybrid.ipynb #7bc710a3
+# %% ../nbs/04_hybrid.ipynb #f196200c
 def _legendre(n):
     "Nodes and weights of Gauss-Legendre on [0, 1]: Newton's method, in plain numbers"
     nodes, weights = [], []
@@ -204,7 +204,7 @@ def student_cdf(
     inside = ((df - 1)[..., None] * torch.cos(top[..., None] * x).log()).exp()  # (..., nodes)
     return .5 + _log_norm(df).exp() * top * (inside @ w)
 
-# %% ../nbs/04_hybrid.ipynb #082d625e
+# %% ../nbs/04_hybrid.ipynb #0ab96d8a
 def student_abs_mean(
     mean:Tensor, # μ, any shape
     scale:Tensor, # σ > 0
@@ -215,7 +215,7 @@ def student_abs_mean(
     density = (_log_norm(df) - .5 * df.log() - (df + 1) / 2 * torch.log1p(z ** 2 / df)).exp()
     return 2 * scale * density * (df + z ** 2) / (df - 1) + mean * (2 * student_cdf(z, df) - 1)
 
-# %% ../nbs/04_hybrid.ipynb #9765f7e5
+# %% ../nbs/04_hybrid.ipynb #6b7cde8e
 def _law_table(out):
     "The last session of the last sequence, one row per law, as HTML"
     last = lambda t: t.detach().reshape(-1, t.shape[-1])[-1].tolist()
@@ -228,7 +228,7 @@ def _law_table(out):
     table = row('th', ['law', *names]) + ''.join(rows)
     return f'<table><caption>last session: {foot}</caption>{table}</table>'
 
-# %% ../nbs/04_hybrid.ipynb #0ab96d8a
+# %% ../nbs/04_hybrid.ipynb #3316e3da
 class ModelOutput(NamedTuple):
     "One predictive law per session and horizon, the position read from it, the regime weights"
     mean: Tensor      # μ (b, l, H), in units of volatility
@@ -254,7 +254,7 @@ class ModelOutput(NamedTuple):
 
     def _repr_html_(self): return _law_table(self)
 
-# %% ../nbs/04_hybrid.ipynb #430d9bdc
+# %% ../nbs/04_hybrid.ipynb #3ed9a3c6
 def _unsoftplus(x): return math.log(math.expm1(x))
 
 def _regime_laws(k, n, spread=1.):
@@ -282,7 +282,7 @@ class LawHead(nn.Module):
         mean, scale, df = law.chunk(3, -1)
         return mean, F.softplus(scale) + 1e-4, 2.1 + F.softplus(df)
 
-# %% ../nbs/04_hybrid.ipynb #ca313537
+# %% ../nbs/04_hybrid.ipynb #e72602e0
 class PositionHead(nn.Module):
     "Predictive law -> position in [-1, 1], or a correction of a prior position"
     def __init__(self,
@@ -305,7 +305,7 @@ class PositionHead(nn.Module):
         if prior is None: return (self.follow(law) + self.free(hidden)).squeeze(-1).tanh()
         return (prior + self.correction(hidden).squeeze(-1).tanh()).clamp(-1, 1)
 
-# %% ../nbs/04_hybrid.ipynb #81cc5c3e
+# %% ../nbs/04_hybrid.ipynb #2f5e226d
 def _check_shapes(x, dt, mask, asset, prior, f):
     if x.dim() != 3 or x.shape[-1] != f or not x.shape[1]:
         raise ModelInputError(f'x has shape {tuple(x.shape)}; this model reads (batch, '
@@ -331,7 +331,7 @@ def _check_values(x, dt, asset, prior, n_assets):
         raise ModelInputError(f'asset runs over {asset.min()}..{asset.max()}; this model knows '
                               f'0..{n_assets - 1}, and -1 for any other')
 
-# %% ../nbs/04_hybrid.ipynb #49edd61f
+# %% ../nbs/04_hybrid.ipynb #ba04c51a
 class ModelFileError(ValueError):
     "A saved model is damaged or not one of ours"
 
@@ -358,7 +358,7 @@ def _read(folder):
                              f"{str(card.get('sha256'))[:9]}...; save the model again")
     return card['config'], load(data)
 
-# %% ../nbs/04_hybrid.ipynb #2f5e226d
+# %% ../nbs/04_hybrid.ipynb #d20b47dc
 class _Portable:
     "Weights as safetensors beside a JSON card: data only, no code runs on loading"
     def save(self, folder:str|Path)->Path: # the folder
@@ -381,7 +381,7 @@ class _Portable:
         model.load_state_dict(weights)
         return model.eval()
 
-# %% ../nbs/04_hybrid.ipynb #2a4856de
+# %% ../nbs/04_hybrid.ipynb #3fc92c7e
 class _Fed(nn.Module):
     "A model that looks at what it is given before it computes"
     def _checked(self, x, dt, mask, asset, prior):
@@ -396,7 +396,7 @@ class _Fed(nn.Module):
         traced = torch.compiler.is_compiling()  # whose code must not depend on values
         return x, dt, mask, prior, None if not traced and observed.all() else observed
 
-# %% ../nbs/04_hybrid.ipynb #ba04c51a
+# %% ../nbs/04_hybrid.ipynb #7208ceea
 class SequenceModel(_Portable, _Fed):
     "What every model promises: forward, prefill and step that agree, save and load"
     def __init__(self,
@@ -430,13 +430,13 @@ class SequenceModel(_Portable, _Fed):
         out, cache = self._run(add(x), add(dt), add(mask), asset, add(prior), cache)
         return ModelOutput(*(t[:, 0] for t in out)), cache
 
-# %% ../nbs/04_hybrid.ipynb #9da71373
+# %% ../nbs/04_hybrid.ipynb #5b7cd2c9
 class ModelCache(NamedTuple):
     "Everything the model carries from one session to the next; its size does not grow"
     pool: PoolCache
     blocks: tuple  # of BlockCache
 
-# %% ../nbs/04_hybrid.ipynb #f397e376
+# %% ../nbs/04_hybrid.ipynb #fa58e648
 def _check_config(c):
     for name in 'state_dim', 'memory_dim', 'input_dim', 'num_heads', 'n_layers', 'n_regimes':
         if not (isinstance(c[name], int) and c[name] >= 1):
@@ -453,7 +453,7 @@ def _check_config(c):
     if c['n_assets'] < 0: raise ConfigError(f"n_assets={c['n_assets']}; give 0 or more")
     return c
 
-# %% ../nbs/04_hybrid.ipynb #60504bc7
+# %% ../nbs/04_hybrid.ipynb #52b574fe
 class _Parts(SequenceModel):
     def __init__(self, config):
         super().__init__(_check_config(config))
@@ -478,7 +478,7 @@ class _Parts(SequenceModel):
         told = self.asset(asset.clamp_min(0))
         return torch.where(asset[:, None] < 0, stranger, told)[:, None]
 
-# %% ../nbs/04_hybrid.ipynb #5b7cd2c9
+# %% ../nbs/04_hybrid.ipynb #9f736789
 class _Way(_Parts):
     def _run(self, x, dt=None, mask=None, asset=None, prior=None, cache=None, trace=None):
         "The whole way, for any number of sessions"
@@ -494,7 +494,7 @@ class _Way(_Parts):
         if trace is not None: trace.append(g)
         return ModelOutput(*law, self.position(*law, prior), pi), ModelCache(pool, tuple(after))
 
-# %% ../nbs/04_hybrid.ipynb #52b574fe
+# %% ../nbs/04_hybrid.ipynb #07b9f21a
 class Explanation(NamedTuple):
     "Why: importances, attention maps, regimes, decays and gates of one pass, detached"
     importance: Tensor  # gate per feature (b, l, f), sums to one
@@ -509,7 +509,7 @@ def _half_life(log_a, dt):
     tau = torch.ones_like(log_a[..., :1]) if dt is None else dt[..., None].to(log_a)
     return (math.log(2) * tau / -log_a).masked_fill(log_a == 0, math.inf)
 
-# %% ../nbs/04_hybrid.ipynb #9f736789
+# %% ../nbs/04_hybrid.ipynb #1b33b95c
 class _Looked(_Way):
     "The empty cache, and the pass that leaves a trace"
     def init_cache(self, batch_size:int)->ModelCache: # empty
@@ -527,7 +527,7 @@ class _Looked(_Way):
         half_lives = tuple(_half_life(log_a, dt) for log_a in decays)
         return Explanation(trace[-1], maps, out.regime, decays, half_lives, gates, residuals)
 
-# %% ../nbs/04_hybrid.ipynb #07b9f21a
+# %% ../nbs/04_hybrid.ipynb #ad4c0f1d
 def _box(x, y, w, title, *lines):
     "A rounded box with a title and lines below it, as SVG"
     text = ''.join(f'<text x="{x + 8}" y="{y + 33 + 14 * i}">{line}</text>'
@@ -543,7 +543,7 @@ def _arrow(path, label='', x=0, y=0):
 _TIP = ('<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
         'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#567"/></marker></defs>')
 
-# %% ../nbs/04_hybrid.ipynb #1b33b95c
+# %% ../nbs/04_hybrid.ipynb #f144efbe
 def _inside(c, blocks, d):
     "The boxes of a block: memory above, state below, the wire between them"
     h, n, p = blocks[0].ssm.shape
@@ -558,7 +558,7 @@ def _inside(c, blocks, d):
     name = f'<text x="344" y="30">block × {len(blocks)}</text>'
     return frame + name + memory + state + wire + mixed + edges
 
-# %% ../nbs/04_hybrid.ipynb #966038a5
+# %% ../nbs/04_hybrid.ipynb #c6ff4932
 def _diagram(model):
     "What a model is made of, with live shapes, as inline SVG"
     c, (b, l) = model.config, model.fed
@@ -576,7 +576,7 @@ def _diagram(model):
             f'{_inside(c, model.blocks, d)}{law}{position}{edges}'
             f'<text x="8" y="248" font-weight="bold">{title}</text></svg>')
 
-# %% ../nbs/04_hybrid.ipynb #ad4c0f1d
+# %% ../nbs/04_hybrid.ipynb #db1625e9
 class _Shown(_Looked):
     "The way out of the notebook: a picture, and a step that other programs can run"
     def _repr_html_(self): return _diagram(self)
@@ -607,7 +607,7 @@ class _OneStep(nn.Module):
     def forward(self, x, cache, dt, mask, asset=None):
         return self.model.step(x, cache, dt, mask, asset)
 
-# %% ../nbs/04_hybrid.ipynb #f144efbe
+# %% ../nbs/04_hybrid.ipynb #01a0d336
 class HybridFinancialModel(_Shown):
     "Variable selection, blocks of state space and attention memory, one predictive law"
     def __init__(self,
