@@ -11,8 +11,8 @@ both     one sequence, two targets: what followed when today's code was last see
 
 Every fit is one line of JSON in OUT/fits.jsonl, written when it ends; what is there is not fitted again, so that a run
 that was stopped goes on where it was. `--table` prints what is there. Seed 0 of everything comes before seed 1. The
-learning rate of a model is the one whose held-out loss on a separate seed is lowest; hybrids with another `coupling` or
-`control` take the rate of the hybrid, so that they differ in nothing else. The sequences of one seed are the same for
+learning rate of a model is the one whose held-out loss on a separate seed is lowest; hybrids with another `coupling`
+take the rate of the hybrid, so that they differ in nothing else. The sequences of one seed are the same for
 all models, and all differences in the table are paired.
 """
 import argparse
@@ -250,20 +250,11 @@ CLASSES = {"lstm": "LSTMBaseline", "transformer": "TransformerBaseline", "ssm": 
 
 # --- models of equal parameter count
 
-def parameters(model):
-    "Trained numbers"
-    return sum(p.numel() for p in model.parameters())
-
-
 def hybrid(name, task):
-    "The hybrid, or the one that differs from it by its coupling or its control"
-    common = dict(state_dim=16, memory_dim=WIDTH, input_dim=task.features, num_heads=HEADS, n_layers=LAYERS,
-                  horizons=task.horizons, n_regimes=2, windows=(task.window,) * HEADS)
-    if name == "hybrid": return HybridFinancialModel(**common, coupling="mixture")
-    try: return HybridFinancialModel(**common, coupling=name)
-    except ConfigError as refused:
-        try: return HybridFinancialModel(**common, control=name)
-        except TypeError: raise refused from None
+    "The hybrid, or the one that differs from it by its coupling or control"
+    coupling = "mixture" if name == "hybrid" else name
+    return HybridFinancialModel(16, WIDTH, task.features, HEADS, n_layers=LAYERS, horizons=task.horizons, n_regimes=2,
+                                windows=(task.window,) * HEADS, coupling=coupling)
 
 
 def sizes(name, window):
@@ -278,11 +269,10 @@ def sizes(name, window):
 @lru_cache
 def matched(name, task):
     "The first size within 3 % of the hybrid's parameter count, else the nearest"
-    cls = getattr(baselines, CLASSES[name], None)
-    if cls is None: raise ConfigError(f"{name} is not in hybrid_ssm.baselines")
+    cls = getattr(baselines, CLASSES[name])
     rest = dict(input_dim=task.features, n_layers=LAYERS, horizons=task.horizons)
-    wanted = parameters(hybrid("hybrid", task))
-    off = [abs(parameters(cls(**size, **rest)) / wanted - 1) for size in sizes(name, task.window)]
+    wanted = hybrid("hybrid", task).num_parameters
+    off = [abs(cls(**size, **rest).num_parameters / wanted - 1) for size in sizes(name, task.window)]
     near = next((i for i, o in enumerate(off) if o < .03), int(np.argmin(off)))
     return lambda: cls(**sizes(name, task.window)[near], **rest)
 
@@ -333,7 +323,7 @@ def fit(job):
     curve = [round(float(np.mean(part)), 4) for part in np.array_split(losses, min(10, len(losses)))]
     level = "-".join(map(str, LEVELS)) if job["task"] == "recall" else ""
     scores = examine(model.eval(), task, job["seed"])
-    return job | dict(level=level, parameters=parameters(model), scores=scores, curve=curve, machine=machine(load=False),
+    return job | dict(level=level, parameters=model.num_parameters, scores=scores, curve=curve, machine=machine(load=False),
                       torch=torch.__version__, seconds=round(time.perf_counter() - started, 1))
 
 
@@ -391,7 +381,7 @@ def known(args):
     "Which models the installed package can build, with their parameter counts"
     names = []
     for model in args.models:
-        try: counts = [f"{parameters(build(model, TASKS[task], 0)):,}" for task in args.tasks]
+        try: counts = [f"{build(model, TASKS[task], 0).num_parameters:,}" for task in args.tasks]
         except ConfigError as refused: print(f"{model} is left out: {refused}")
         else: names.append(model), print(f"{model}: {' / '.join(counts)} parameters ({' / '.join(args.tasks)})")
     return names

@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from .ssm import ConfigError
+from .ssm import ConfigError, ModelInputError
 
 # %% ../nbs/03_attention.ipynb #d01f6f8b
 UNSEEN, MASKED = -1e32, -1e30  # outside the window; inside it, but without an observation
@@ -174,9 +174,10 @@ class AttentionCache(NamedTuple):
 # %% ../nbs/03_attention.ipynb #6091214f
 WINDOWS = 21, 63, 252, 252  # sessions: a month, a quarter, a year, a year
 POSITIONS = 'alibi', 'rotary'
-CONTROLS = None, 'shuffled', 'frozen', 'no_memory'
+CONTROLS = 'shuffled', 'frozen', 'no_memory'
 
 def _check_windows(dim, num_heads, windows):
+    if dim < 1: raise ConfigError(f'dim={dim}; give a width of at least 1')
     if num_heads < 1 or dim % num_heads:
         raise ConfigError(f'num_heads={num_heads} does not divide dim={dim}; '
                           f'choose one of {[h for h in range(1, dim + 1) if dim % h == 0]}')
@@ -190,7 +191,7 @@ def _check_kinds(p, num_heads, kv_heads, positions, control):
     if kv_heads < 1 or num_heads % kv_heads:
         raise ConfigError(f'kv_heads={kv_heads} does not divide num_heads={num_heads}; choose one '
                           f'of {[h for h in range(1, num_heads + 1) if num_heads % h == 0]}')
-    known = dict(positions=(positions, POSITIONS), control=(control, CONTROLS))
+    known = dict(positions=(positions, POSITIONS), control=(control, (None, *CONTROLS)))
     for name, (given, choices) in known.items():
         if given not in choices:
             raise ConfigError(f'{name}={given!r} is unknown; choose one of {choices}')
@@ -321,6 +322,13 @@ class _Streaming(_BySlot):
         return m.to(k).flatten(1)[:, None], ring  # (b, 1, d)
 
 # %% ../nbs/03_attention.ipynb #155ba1dd
+def _check_observed(u, observed):
+    if observed is None: return
+    if observed.dtype != torch.bool or observed.shape != u.shape[:2]:
+        raise ModelInputError(f'observed is {observed.dtype} of shape {tuple(observed.shape)}; '
+                              f'give a bool tensor of shape {tuple(u.shape[:2])}')
+
+# %% ../nbs/03_attention.ipynb #253001e8
 class WindowedAttention(_Streaming):
     "Causal attention with one window per head, in blocks or one session at a time"
     def __init__(self,
@@ -344,6 +352,7 @@ class WindowedAttention(_Streaming):
 
     def forward(self, u, observed=None, cache=None):
         "Memory (b, l, d) and the next cache (None without one)"
+        _check_observed(u, observed)
         q, k, v = self.project(u, 0 if cache is None else cache.sessions)
         if observed is not None: v = v.masked_fill(~observed[:, None, :, None], 0)
         if cache is None: return self._blocks(q, k, v, observed), None

@@ -181,16 +181,14 @@ class SSMBaseline(_Stack):
         return SSMCache(tuple(b.ssm.init_state(batch_size) for b in self.blocks))
 
 # %% ../nbs/04a_baselines.ipynb #58fd6c33
-def _count(model): return sum(p.numel() for p in model.parameters())
-
 def equal_parameters(
-    build:Callable[[int], nn.Module], # width -> model; more width, more parameters
+    build:Callable[[int], SequenceModel], # width -> model; more width, more parameters
     target:int, # parameters wanted
     multiple:int=4, # the width is a multiple of this, the number of heads
-)->tuple[nn.Module, int]: # model, its parameters; raises ConfigError if none is near
+)->tuple[SequenceModel, int]: # model, its parameters; raises ConfigError if none is near
     "The model whose width brings its parameters nearest to `target`"
     with torch.random.fork_rng(devices=[]):  # trials draw no numbers from the caller
-        size, low, high = lambda n: _count(build(n * multiple)), 1, 2
+        size, low, high = lambda n: build(n * multiple).num_parameters, 1, 2
         while size(high) < target: low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2

@@ -224,6 +224,8 @@ def _segments(x, h):
 
 # %% ../nbs/02_ssm.ipynb #a53b9e56
 def _check_scan(u, log_a, B, C, initial_state, now, forget, angle, mask, segments):
+    if u.dim() != 4 or not u.shape[1]:
+        raise ModelInputError(f'u has shape {tuple(u.shape)}; give (b, l, head, p), l at least 1')
     b, l, head, p = u.shape
     n = B.shape[-1]
     rows = n if angle is None else n // 2
@@ -241,29 +243,30 @@ def _check_scan(u, log_a, B, C, initial_state, now, forget, angle, mask, segment
     if mask is not None and mask.dtype != torch.bool:
         raise ModelInputError(f'mask is {mask.dtype}; give a bool, True = a real session')
 
+# %% ../nbs/02_ssm.ipynb #b93688da
 def _below_floor(x):
-    "Does a decay or a gate go below the floor?"
+    "Does a decay or a gate go below the floor? None may grow"
     if torch.compiler.is_compiling(): return False  # the layer has floored it
     lows = []
     for name, logs in ('log_a', x.log_a), ('forget', x.forget):
         if logs is None: continue
         low, high = (v.item() for v in logs.detach().aminmax())
-        if high > 0:
+        if not high <= 0:
             raise ModelInputError(f'{name} reaches {high:.3g}: a decay above 1 explodes; '
                                   f'give {name} <= 0')
         lows.append(low)
     return min(lows) < LOG_DECAY_FLOOR
 
-# %% ../nbs/02_ssm.ipynb #b93688da
-def _by_chunks(x, h):
+# %% ../nbs/02_ssm.ipynb #3f106d1d
+def _by_chunks(x, h, exact):
     "Readout and last state of many sessions"
     l, card = x.u.shape[1], x.u.is_cuda
-    form = _segments if card or _below_floor(x) else _chunked
+    form = _segments if card or exact else _chunked
     q = _chunk_length(l, 64 if card and x.forget is None else 16)
     y, h = form(_in_chunks(x, q), h.transpose(1, 2))
     return y.flatten(1, 2)[:, :l], h.transpose(1, 2)
 
-# %% ../nbs/02_ssm.ipynb #3f106d1d
+# %% ../nbs/02_ssm.ipynb #7a70603c
 def selective_scan(
     u:Tensor, # what is written (b, l, head, p)
     log_a:Tensor, # logarithm of the decay, at most 0 (b, l, head)
@@ -284,13 +287,14 @@ def selective_scan(
             return selective_scan(u, log_a, B, C, initial_state, **extra)
     _check_scan(u, log_a, B, C, initial_state, **extra)
     x, h = _prepare(u, log_a, B, C, initial_state, **extra)
-    if u.shape[1] > 1: y, h = _by_chunks(x, h)
+    exact = _below_floor(x)
+    if u.shape[1] > 1: y, h = _by_chunks(x, h, exact)
     else:
         y, h = _session(h, *(v if v is None else v.squeeze(1) for v in x))
         y = y[:, None]
     return y.to(u.dtype), h
 
-# %% ../nbs/02_ssm.ipynb #0908adca
+# %% ../nbs/02_ssm.ipynb #8131e28c
 def _rest_rates(head, slow=1 / 500, fast=1 / 2):
     "λ per session, log-uniform: from two sessions to two years"
     if head == 1: return torch.tensor([1 / 21])
@@ -300,6 +304,7 @@ def _widen(x):
     "Decays are float32 at least"
     return x.float() if x.dtype.itemsize < 4 else x
 
+# %% ../nbs/02_ssm.ipynb #2c5812ed
 class _Dynamics(nn.Module):
     "Input and memory -> what is written (v), where (B), where it is read (C), and the decay"
     def __init__(self, dim, state_dim, num_heads, memory_dim):
@@ -314,6 +319,9 @@ class _Dynamics(nn.Module):
 
     def forward(self, u, dt, observed, memory, shift):
         z = self.read(u)
+        if memory is not None and self.listen is None:
+            raise ModelInputError('memory is given to a layer that reads none; build it with '
+                                  f'memory_dim={memory.shape[-1]}')
         if memory is not None: z = z + self.gate * self.listen(memory)
         B, C, z = z.split(self.sizes, -1)                         # (b, l, n) x 2, (b, l, head)
         pace = F.softplus(_widen(self.rest) + z)                  # Δ
@@ -324,7 +332,7 @@ class _Dynamics(nn.Module):
         log_a = (-pace * _widen(self.log_rate).exp()).clamp_min(LOG_DECAY_FLOOR)
         return self.value(u), B, C * C.shape[-1] ** -.5, log_a
 
-# %% ../nbs/02_ssm.ipynb #8131e28c
+# %% ../nbs/02_ssm.ipynb #d3cdec91
 def _elapsed(x, dt, observed):
     "A quiet session adds nothing; the others add in proportion to the time that passed"
     if observed is not None: x = x.masked_fill(~observed[..., None], 0.)
@@ -354,7 +362,7 @@ class _Gates(nn.Module):
     def forward(self, u, dt, observed):
         return (-_elapsed(F.softplus(_widen(self.row(u))), dt, observed)).clamp_min(LOG_DECAY_FLOOR)
 
-# %% ../nbs/02_ssm.ipynb #d3cdec91
+# %% ../nbs/02_ssm.ipynb #2651d3fa
 RULES = 'variance', 'hold', 'trapezoid'
 
 def _written(rule, log_a, gain, blend=None, observed=None):
@@ -368,15 +376,16 @@ def _written(rule, log_a, gain, blend=None, observed=None):
     before = later - now                                          # (1 - κ) k x
     return now + F.pad(before[:, 1:], (0, 0, 0, 1)), now, before[:, 0]
 
-# %% ../nbs/02_ssm.ipynb #a1d1443c
+# %% ../nbs/02_ssm.ipynb #451d6f90
 class SSMState(NamedTuple):
     "What the layer carries from one session to the next; opaque to callers"
     hidden: Tensor  # (b, head, n, p)
     last: tuple = ()  # trapezoid: B (b, n) and v (b, head, p) of the session before
 
-# %% ../nbs/02_ssm.ipynb #e5284ca6
+# %% ../nbs/02_ssm.ipynb #71d59872
 def _check_layer(dim, state_dim, num_heads, rule, rotary):
     if state_dim < 1: raise ConfigError(f'state_dim is {state_dim}; give at least 1')
+    if dim < 1: raise ConfigError(f'dim={dim}; give a width of at least 1')
     if num_heads < 1 or dim % num_heads:
         raise ConfigError(f'num_heads={num_heads} does not divide dim={dim}; '
                           f'choose one of {[h for h in range(1, dim + 1) if dim % h == 0]}')
@@ -398,7 +407,7 @@ class _LayerParts(nn.Module):
         if self.blend is not None:
             for start in self.blend.parameters(): nn.init.zeros_(start)
 
-# %% ../nbs/02_ssm.ipynb #451d6f90
+# %% ../nbs/02_ssm.ipynb #9732215f
 class _Reader(_LayerParts):
     def init_state(self, batch_size:int)->SSMState: # empty state
         "The state before the first session"
@@ -413,13 +422,13 @@ class _Reader(_LayerParts):
     @torch.no_grad()
     def half_lives(self)->Tensor: # sessions (head,)
         "Sessions in which the state of a head halves while nothing is observed"
-        return math.log(2) / self._rest()
+        return math.log(2) / self._rest().clamp_max(-LOG_DECAY_FLOOR)
 
     def _rest(self):
         "Rate of each head while nothing is observed, per session: λ Δ₀"
         return F.softplus(_widen(self.dynamics.rest)) * _widen(self.dynamics.log_rate).exp()
 
-# %% ../nbs/02_ssm.ipynb #71d59872
+# %% ../nbs/02_ssm.ipynb #c35ed9cd
 class _Writer(_Reader):
 
     def _write(self, v, u, B, log_a, observed, state):
@@ -440,14 +449,14 @@ class _Writer(_Reader):
         y = y.flatten(2).to(v.dtype)
         return self.norm(y + self.skip * v), SSMState(h, last)
 
-# %% ../nbs/02_ssm.ipynb #9732215f
+# %% ../nbs/02_ssm.ipynb #e76d5b46
 def _one_bar(h, w, log_a, B, C, now, forget, angle):
     if forget is not None and angle is not None: forget = torch.cat([forget, forget], -1)
     extra = [x if x is None else x.squeeze(1) for x in (now, forget, angle)]
     y, h = _session(h, w.squeeze(1), log_a.squeeze(1), B.squeeze(1), C.squeeze(1), *extra)
     return y[:, None], h
 
-# %% ../nbs/02_ssm.ipynb #c35ed9cd
+# %% ../nbs/02_ssm.ipynb #403d857e
 class SelectiveSSM(_Writer):
     "A state space per head whose decay is set by the input, the elapsed time and a memory"
     def __init__(self,

@@ -161,9 +161,9 @@ def test_targets_arrive_tomorrow():
 
 def test_equal_parameters():
     for task in bench.TASKS.values():
-        wanted = bench.parameters(bench.build("hybrid", task, 0))
+        wanted = bench.build("hybrid", task, 0).num_parameters
         for name in ("none", "lstm"):
-            assert abs(bench.parameters(bench.build(name, task, 0)) / wanted - 1) < .03
+            assert abs(bench.build(name, task, 0).num_parameters / wanted - 1) < .03
     with pytest.raises(bench.ConfigError): bench.hybrid("magic", bench.TASKS["both"])
 
 

@@ -7,7 +7,7 @@ from hybrid_ssm.attention import CONTROLS, POSITIONS, WindowedAttention
 from hybrid_ssm.baselines import LSTMBaseline, SSMBaseline, TransformerBaseline
 
 WINDOWS, L = (3, 9, 30, 30), 36
-KINDS = [(positions, control, kv) for positions in POSITIONS for control in CONTROLS for kv in (4, 2)]
+KINDS = [(positions, control, kv) for positions in POSITIONS for control in (None, *CONTROLS) for kv in (4, 2)]
 RIVALS = {
     "lstm": lambda: LSTMBaseline(8, 3, horizons=(1, 5)),
     "transformer": lambda: TransformerBaseline(8, 3, window=20, horizons=(1, 5)),

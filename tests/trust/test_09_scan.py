@@ -222,7 +222,7 @@ def test_mutants(mutants, monkeypatch):
                  lambda *args, segments: selective_scan(*args))
     mutants.kill(9, "the own readout sees what later ones see", check("now"), lambda *args, now: selective_scan(*args))
     mutants.kill(9, "padding multiplied by zero", padding_is_inert, lambda u, log_a, B, C, h, mask: selective_scan(
-        u * mask[..., None, None], log_a * mask[..., None], B * mask[..., None], C * mask[..., None], h))
+        u * mask[..., None, None], log_a.masked_fill(~mask[..., None], 0.), B * mask[..., None], C * mask[..., None], h))
     planted("_walk", lambda h, x, w: walk(h, x._replace(angle=None), w), check("angle"))("the angle is not carried over chunks")
     planted("_fades", lambda x: fades(x._replace(forget=None)), check("forget"))("the gate is not carried over chunks")
     planted("_fades", lambda x: fades(x._replace(reset=None)), check("segments"))("a reset does not empty the carried state")

@@ -8,7 +8,7 @@ from hybrid_ssm.attention import CONTROLS, POSITIONS, WindowedAttention
 from hybrid_ssm.baselines import LSTMBaseline, SSMBaseline, TransformerBaseline
 
 B, L, F = 2, 96, 8
-KINDS = [(positions, control, kv) for positions in POSITIONS for control in CONTROLS for kv in (4, 1)]
+KINDS = [(positions, control, kv) for positions in POSITIONS for control in (None, *CONTROLS) for kv in (4, 1)]
 RIVALS = {
     "lstm": lambda: LSTMBaseline(16, F),
     "transformer": lambda: TransformerBaseline(16, F, window=30),
