@@ -37,7 +37,7 @@ class _Sessions(NamedTuple):
 def _turn(x, angle):
     "Turn the pairs (i, i + n/2) of the last axis"
     re, im = x.chunk(2, -1)
-    c, s = angle.cos(), angle.sin()
+    c, s = angle.cos().to(x), angle.sin().to(x)
     return torch.cat([c * re - s * im, s * re + c * im], -1)
 
 # %% ../nbs/02_ssm.ipynb #3c0de463
@@ -120,7 +120,7 @@ def _pairs(x, exact):
     "C_i B_j in a chunk (b, c, q, q); C as the entering state sees it, B as the leaving one does"
     B, C, leave = x.B, x.C, x.B                                       # (b, c, q, n)
     if x.angle is not None:
-        phase = x.angle.cumsum(2)
+        phase = x.angle.double().cumsum(2)                            # many radians, all digits
         B, C = _turn(B, -phase), _turn(C, -phase)
         leave = _turn(B, phase[:, :, -1:])
     if x.forget is None: enter, pairs = C, C @ B.mT
@@ -191,7 +191,7 @@ def _with_own(y, own, x):
 def _walk(h, x, written):
     "States at the start of each chunk (b, c, n, head, p) and after the last"
     if x.angle is None and _by_products(written): return _products(h, _fades(x), written)
-    turn = None if x.angle is None else x.angle.sum(2)
+    turn = None if x.angle is None else x.angle.double().sum(2)
     return _loop(h, _fades(x).exp()[..., None], turn, written)
 
 # %% ../nbs/02_ssm.ipynb #bfed4281

@@ -26,13 +26,16 @@ def inputs(length, seed, decays, b=2, head=2, n=4, p=4):
 
 
 def extras(names, length, seed, decays, b=2, head=2, n=4, p=4):
-    "The options of these names: gates as deep as the decays, turns, holes, packed sequences of odd lengths"
+    """The options of these names: gates as deep as the decays, turns, holes, packed sequences of odd lengths.
+
+    Angles are numbers that float32 holds: a rounded one is another frequency, which no scan can make good.
+    """
     rng = np.random.default_rng(seed + 1000)
     low, high = DECAYS[decays]
     rows = n // 2 if "angle" in names else n
     every = dict(now=rng.normal(size=(b, length, head, p)),
                  forget=-low * (high / low) ** rng.random((b, length, rows)),
-                 angle=rng.uniform(-1.6, 1.6, size=(b, length, n // 2)),
+                 angle=rng.uniform(-1.6, 1.6, size=(b, length, n // 2)).astype(np.float32).astype(float),
                  mask=rng.random((b, length)) > 0.2,
                  segments=(rng.random((b, length)) < 0.1).cumsum(1) % 3)
     return {name: every[name] for name in names}
