@@ -6,17 +6,13 @@ import time
 from pathlib import Path
 
 import torch
+from processor import processor
 from torch.profiler import ProfilerActivity, profile
 
 
 def machine(load=True):
     "The line without which no figure means anything; where only results count and no time, the load does not"
-    cpu, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    if info.exists():
-        named = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines()
-                 if line.startswith("model name")]
-        cpu = f"{named[0]} x {len(named)}" if named else cpu
-    where = f"{cpu}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread(s)"
+    where = f"{processor()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} thread(s)"
     if torch.cuda.is_available():
         where += f", {torch.cuda.get_device_name()}"
     where += f", torch {torch.__version__}, Python {platform.python_version()}"

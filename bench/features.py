@@ -13,10 +13,10 @@ import resource
 import statistics
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from processor import processor
 
 from hybrid_ssm import features as room
 from hybrid_ssm.data import Bars
@@ -26,12 +26,7 @@ SESSIONS = 252
 
 def machine():
     "The line without which no figure means anything"
-    cpu, info = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
-    if info.exists():
-        named = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines()
-                 if line.startswith("model name")]
-        cpu = f"{named[0]} x {len(named)}" if named else cpu
-    return f"{cpu}, numpy {np.__version__}, pandas {pd.__version__}, Python {platform.python_version()}"
+    return f"{processor()}, numpy {np.__version__}, pandas {pd.__version__}, Python {platform.python_version()}"
 
 
 def market(symbols, sessions, seed=0):

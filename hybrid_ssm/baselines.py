@@ -104,6 +104,10 @@ class _Stack(SequenceModel):
         self.embed, self.blocks, n = nn.Linear(2 * f, dim), nn.ModuleList(blocks), len(horizons)
         self.norm, self.law, self.position = nn.LayerNorm(dim), LawHead(dim, n), PositionHead(n)
 
+    def init_cache(self, batch_size:int)->NamedTuple: # empty, one part per block
+        "The cache before the first session"
+        return self.Cache(tuple(block.empty(batch_size) for block in self.blocks))
+
     def _run(self, x, dt=None, mask=None, asset=None, prior=None, cache=None):
         x, dt, mask, prior, observed = self._checked(x, dt, mask, asset, prior)
         e, after = self.embed(torch.cat([x * mask, mask.to(x)], -1)), []  # (b, l, d)
@@ -124,6 +128,8 @@ class _TransformerBlock(_Block):
         super().__init__(dim)
         self.attention = WindowedAttention(dim, num_heads, (window,) * num_heads)
 
+    def empty(self, batch_size): return self.attention.init_cache(batch_size)
+
     def mix(self, u, dt, observed, cache): return self.attention(u, observed, cache)
 
 # %% ../nbs/04a_baselines.ipynb #57753ff6
@@ -142,10 +148,6 @@ class TransformerBaseline(_Stack):
                               window=window, horizons=list(horizons)))
         self._stack(_TransformerBlock(dim, num_heads, window) for _ in range(n_layers))
 
-    def init_cache(self, batch_size:int)->TransformerCache: # empty rings
-        "The cache before the first session"
-        return TransformerCache(tuple(b.attention.init_cache(batch_size) for b in self.blocks))
-
 # %% ../nbs/04a_baselines.ipynb #2ad45f8b
 class SSMCache(NamedTuple):
     "What the state space carries from one session to the next"
@@ -155,6 +157,8 @@ class _SSMBlock(_Block):
     def __init__(self, dim, num_heads, state_dim):
         super().__init__(dim)
         self.ssm, self.gate = SelectiveSSM(dim, state_dim, num_heads), nn.Linear(dim, dim)
+
+    def empty(self, batch_size): return self.ssm.init_state(batch_size)
 
     def mix(self, u, dt, observed, cache):
         y, state = self.ssm(u, dt, observed, state=cache)
@@ -175,10 +179,6 @@ class SSMBaseline(_Stack):
         super().__init__(dict(dim=dim, input_dim=input_dim, n_layers=n_layers, num_heads=num_heads,
                               state_dim=state_dim, horizons=list(horizons)))
         self._stack(_SSMBlock(dim, num_heads, state_dim) for _ in range(n_layers))
-
-    def init_cache(self, batch_size:int)->SSMCache: # empty states
-        "The cache before the first session"
-        return SSMCache(tuple(b.ssm.init_state(batch_size) for b in self.blocks))
 
 # %% ../nbs/04a_baselines.ipynb #58fd6c33
 def equal_parameters(
