@@ -94,7 +94,7 @@ class _BlockParts(nn.Module):
         of_state = {k: more[k] for k in ('rule', 'rotary', 'forget') if k in more}
         self.attention = WindowedAttention(dim, num_heads, windows, **of_memory)
         self.ssm = SelectiveSSM(dim, state_dim, num_heads, memory_dim=dim, **of_state)
-        self.regime = nn.Linear(dim, n_regimes)
+        self.regime = nn.Linear(2 * dim, n_regimes)  # of [u, m]
         spread = torch.linspace(-1, 1, n_regimes) if n_regimes > 1 else torch.zeros(1)
         self.shift = nn.Parameter(spread[:, None].repeat(1, num_heads))  # (k, head)
         self.before, self.between = nn.LayerNorm(dim), nn.LayerNorm(dim)
@@ -110,7 +110,7 @@ class _Coupled(_BlockParts):
     def steering(self, u:Tensor, m:Tensor)->tuple[Tensor, Tensor, Tensor]: # π, source, exponent
         "What the dynamics are told: regime weights, what they read, and the shift of the log-rate"
         source = u if self.coupling in UNSTEERED else m
-        pi = self.regime(source).softmax(-1)  # (b, l, k)
+        pi = self.regime(torch.cat([u, source], -1)).softmax(-1)  # (b, l, k)
         return pi, source, pi @ self.shift    # (b, l, k), (b, l, d), (b, l, head)
 
     def _behind(self, x, gamma, m):
