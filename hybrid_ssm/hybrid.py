@@ -61,6 +61,7 @@ class VariableSelection(nn.Module):
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
         nn.init.normal_(self.embed.weight, std=(3 * input_dim) ** -.5)
+        with torch.no_grad(): self.embed.weight[:, 3 * input_dim:] *= .1  # the means
 
     def forward(self, x, mask, cache=None):
         "Embedding (b, l, d), gates (b, l, f) that sum to one, and the next `PoolCache`"
@@ -103,6 +104,7 @@ class _BlockParts(nn.Module):
         self.drop = nn.Dropout(dropout)
         nn.init.normal_(self.regime.weight, std=.02)
         nn.init.zeros_(self.regime.bias)
+        nn.init.constant_(self.gate.bias, -1.)  # at first the memory is heard more
 
 # %% ../nbs/04_hybrid.ipynb #d61407ce
 class _Coupled(_BlockParts):
