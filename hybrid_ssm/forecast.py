@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['law_direction', 'law_magnitude', 'law_uncertainty', 'Forecast', 'read_forecast', 'average_forecasts',
-           'concat_forecasts']
+           'uncertainty_parts', 'mixture_cdf', 'concat_forecasts']
 
 # %% ../nbs/04c_forecast.ipynb #f4a7456a
 from collections.abc import Sequence
@@ -210,6 +210,31 @@ def average_forecasts(
     return Forecast(position, mean, scale, df, regime)
 
 # %% ../nbs/04c_forecast.ipynb #1cce4688
+def uncertainty_parts(
+    forecasts:Sequence, # of Forecast on one grid, one per member
+    horizon:int=1, # sessions
+)->tuple: # two frames of standard deviations, in units of volatility: aleatoric, epistemic
+    "What the members of an ensemble see in the market, and where they disagree."
+    for f in forecasts[1:]:
+        _same_grid({"position": f.position}, forecasts[0].position)
+    within = np.mean([np.asarray(f.uncertainty(horizon)) ** 2 for f in forecasts], axis=0)
+    between = np.var([np.asarray(f._law(horizon, ("mean",))[0]) for f in forecasts], axis=0)
+    return tuple(forecasts[0]._like(np.sqrt(v)) for v in (within, between))
+
+# %% ../nbs/04c_forecast.ipynb #d4b6acf0
+def mixture_cdf(
+    forecasts:Sequence, # of Forecast on one grid, one per member
+    values:pd.DataFrame, # where to ask, sessions x symbols, in units of volatility
+    horizon:int=1, # sessions
+)->pd.DataFrame: # probabilities
+    "Distribution function of the equal mixture of the members' laws."
+    from scipy.stats import t
+    _same_grid({"values": values}, forecasts[0].position)
+    laws = [[np.asarray(v) for v in f._law(horizon, ("mean", "scale", "df"))] for f in forecasts]
+    each = [t.cdf((values.to_numpy() - mu) / sigma, nu) for mu, sigma, nu in laws]
+    return forecasts[0]._like(np.mean(each, axis=0))
+
+# %% ../nbs/04c_forecast.ipynb #0058dbc4
 def concat_forecasts(
     forecasts:Sequence, # of Forecast in order of time, e.g. one per fold
 )->Forecast: # one forecast over all sessions; raises DataError where sessions overlap

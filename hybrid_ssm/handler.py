@@ -54,7 +54,7 @@ class _Windows:
     def mask(self)->np.ndarray: return self._rows(self.tables.mask)
 
     @property
-    def dt(self)->np.ndarray: return self._rows(self.tables.dt[None].repeat(len(self.tables.x), 0))
+    def dt(self)->np.ndarray: return self._rows(np.broadcast_to(self.tables.dt, self.tables.x.shape[:2]))
 
     @property
     def cost(self)->np.ndarray: return self._rows(self.tables.cost)

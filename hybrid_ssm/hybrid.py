@@ -356,6 +356,14 @@ def _write(path, data):
         os.fsync(f.fileno())
     os.replace(part, path)
 
+def _commit(folder, data, card):
+    "Weights under a name of their own, then the card that names them: from there on they count"
+    name = f"weights-{card['sha256'][:12]}.safetensors"
+    _write(folder / name, data)
+    _write(folder / 'model.json', json.dumps(card | dict(weights=name), indent=1).encode())
+    for old in {*folder.glob('weights-*'), *folder.glob('*.part')} - {folder / name}:
+        old.unlink(missing_ok=True)
+
 # %% ../nbs/04_hybrid.ipynb #3fc92c7e
 def _card(path, kind):
     try: card = json.loads(path.read_text())
@@ -368,18 +376,25 @@ def _card(path, kind):
     return card
 
 def _read(folder, kind):
-    "Config and weights, if they belong together"
+    "Card and weights, if they belong together"
     from safetensors.torch import load
-    for name in ('model.json', 'weights.safetensors'):
-        if not (folder / name).is_file():
-            raise ModelFileError(f"'{folder}' has no {name}: give a folder that `save` wrote")
-    card = _card(folder / 'model.json', kind)
-    data = (folder / 'weights.safetensors').read_bytes()
-    found = hashlib.sha256(data).hexdigest()
+    path = folder / 'model.json'
+    if not path.is_file():
+        raise ModelFileError(f"'{folder}' has no model.json: give a folder that `save` wrote")
+    card = _card(path, kind)
+    name = Path(str(card.get('weights'))).name  # of this folder and no other
+    if not (folder / name).is_file():
+        raise ModelFileError(f"'{folder}' has no {name}, which model.json names; save again")
+    data = (folder / name).read_bytes()
+    found = _hash(card['model'], card['config'], data)
     if found != card.get('sha256'):
-        raise ModelFileError(f'the weights in {folder} have sha256 {found[:9]}..., model.json says '
-                             f"{str(card.get('sha256'))[:9]}...; save the model again")
-    return card['config'], load(data)
+        raise ModelFileError(f'weights and config in {folder} have sha256 {found[:9]}..., not the '
+                             f"{str(card.get('sha256'))[:9]}... they were saved with; save again")
+    return card, load(data)
+
+def _hash(model, config, data):
+    "Of weights and config together: neither can be changed without the other"
+    return hashlib.sha256(json.dumps([model, config]).encode() + data).hexdigest()
 
 # %% ../nbs/04_hybrid.ipynb #7208ceea
 class _Portable:
@@ -389,24 +404,23 @@ class _Portable:
         "Numbers the model consists of"
         return sum(p.numel() for p in self.parameters())
 
-    def save(self, folder:str|Path)->Path: # the folder
-        "Write `weights.safetensors` and `model.json`"
+    def save(self, folder:str|Path, **more)->Path: # `more` is kept in model.json; the folder
+        "Write the weights and `model.json`, which names them; all or nothing"
         from safetensors.torch import save
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         data = save({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()})
-        card = dict(model=type(self).__name__, config=self.config,
-                    sha256=hashlib.sha256(data).hexdigest())
-        _write(folder / 'weights.safetensors', data)
-        _write(folder / 'model.json', json.dumps(card, indent=1).encode())
+        name = type(self).__name__
+        card = dict(model=name, config=self.config, sha256=_hash(name, self.config, data))
+        _commit(folder, data, more | card)
         return folder
 
     @classmethod
     def load(cls, folder:str|Path): # the model, in evaluation mode
         "Read what `save` wrote"
-        config, weights = _read(Path(folder), cls.__name__)
+        card, weights = _read(Path(folder), cls.__name__)
         try:
-            model = cls(**config).to(next(iter(weights.values())).dtype)
+            model = cls(**card['config']).to(next(iter(weights.values())).dtype)
             model.load_state_dict(weights)
         except (TypeError, RuntimeError, ConfigError) as e:
             raise ModelFileError(f"model.json and the weights in '{folder}' do not make a "
