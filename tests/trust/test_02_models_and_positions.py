@@ -1,0 +1,167 @@
+"""Row 2, the rest of the way: models, forecasts and positions know nothing of what comes later.
+
+From bars to target weights: a model is trained on sessions before every cut, then all later bars are spoiled, features are
+computed again and the whole history is said again, at the same length. Forecasts and weights before the cut keep their
+bits. A history that is cut short says the same to 1e-6 (other lengths, other matrix products).
+"""
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import hybrid_ssm.handler as handler_room
+import hybrid_ssm.trainer as room
+from hybrid_ssm.baselines import LSTMBaseline
+from hybrid_ssm.data import Bars
+from hybrid_ssm.features import fit_scaler
+from hybrid_ssm.handler import FinancialDataHandler
+from hybrid_ssm.hybrid import HybridFinancialModel
+from hybrid_ssm.risk import RiskPolicy
+from hybrid_ssm.splits import holdout
+from hybrid_ssm.synthetic import factor_market
+from hybrid_ssm.trainer import ModelTrainer
+
+FEATURES = ("return_1", "return_21", "rsi_14", "efficiency_63")
+KINDS = ("huge", "shuffle")
+LEARNT = 260  # sessions that may be learnt from
+POLICY = RiskPolicy(buffer=.1)
+
+
+def market(sessions):
+    "Three symbols; one misses sessions, one lists late."
+    bars, rng = factor_market(sessions, list("ABC"), 0).bars, np.random.default_rng(0)
+    hole = np.zeros((sessions, 3), bool)
+    hole[:, 1], hole[:9, 2] = rng.random(sessions) < .05, True
+    return Bars(close=bars.close.mask(hole), instruments=bars.instruments)
+
+
+def poison(bars, cut, kind, rng):
+    "All closes from `cut` on replaced by nonsense."
+    cells = bars.close.to_numpy(float, copy=True)
+    cells[cut:] = 1e9 if kind == "huge" else cells[cut + rng.permutation(len(cells) - cut)]
+    return Bars(close=pd.DataFrame(cells, bars.sessions, bars.symbols), instruments=bars.instruments)
+
+
+def hybrid():
+    return HybridFinancialModel(2, 4, len(FEATURES), 2, n_layers=2, windows=(21, 63))
+
+
+def lstm():
+    return LSTMBaseline(hidden_dim=4, input_dim=len(FEATURES))
+
+
+def learn(bars, build):
+    "A trainer that has learnt from the first sessions alone."
+    data = FinancialDataHandler(bars=bars, features=FEATURES)
+    fold, whole = holdout(data.sessions[:LEARNT]), data.sessions
+    fold = type(fold)(0, fold.train, fold.valid, fold.test, fold.train_until, fold.valid_until, whole)
+    torch.manual_seed(0)
+    trainer = ModelTrainer(build(), data=data, device="cpu")
+    trainer.train_model(1, 1e-2, fold=fold, window=63, warm_up=21, stride=21, progress=False)
+    return trainer
+
+
+def say(trainer, bars):
+    "Law, position, regimes and target weights of all sessions, as arrays."
+    data = FinancialDataHandler(bars=bars, features=FEATURES)
+    forecast = trainer.predict(data.panel)
+    frames = {"position": forecast.position, "weights": POLICY.weights(forecast, bars)} | forecast.regime
+    frames |= {f"{q} {h}": f for q in ("mean", "scale", "df") for h, f in getattr(forecast, q).items()}
+    return {k: v.to_numpy() for k, v in frames.items()}
+
+
+def guard(prepare, bars, cuts, kinds=KINDS):
+    "Spoil what is later than each cut. Returns how many numbers were compared."
+    honest, rng, compared = prepare(bars), np.random.default_rng(1), 0
+    known = say(honest, bars)
+    for cut in cuts:
+        for kind in kinds:
+            spoiled = poison(bars, cut, kind, rng)
+            now = say(prepare(spoiled) if prepare.__name__ == "again" else honest, spoiled)
+            for name, value in known.items():
+                same = value[:cut].tobytes() == now[name][:cut].tobytes()
+                assert same, f"{kind} from row {cut} on changes {name} before it"
+                compared += value[:cut].size
+    return compared
+
+
+def trained_once(build):
+    "The same trainer for every cut."
+    kept = []
+    def prepare(bars):
+        kept.append(kept[0] if kept else learn(bars, build))
+        return kept[0]
+    return prepare
+
+
+def trained_again(build):
+    "Trained anew on the spoiled bars: nothing it may learn from lies behind a cut."
+    def again(bars):
+        return learn(bars, build)
+    return again
+
+
+def cuts(count, sessions):
+    return np.unique(np.linspace(LEARNT, sessions - 2, count).astype(int))
+
+
+@pytest.mark.parametrize("build", [hybrid, lstm])
+def test_models_and_positions(build, tell):
+    compared = guard(trained_once(build), market(380), cuts(4, 380))
+    compared += guard(trained_again(build), market(380), [LEARNT, 300], kinds=("huge",))
+    tell(f"{build.__name__}: {compared:,} numbers of laws, positions, regimes and weights, 0 changed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("build", [hybrid, lstm])
+def test_a_hundred_cuts(build, tell):
+    bars = market(400)
+    points = cuts(100, 400)
+    assert len(points) == 100
+    compared = guard(trained_once(build), bars, points) + guard(trained_again(build), bars, points[::10])
+    tell(f"{build.__name__}: {len(points)} cuts, {compared:,} numbers, 0 changed")
+
+
+@pytest.mark.parametrize("build", [hybrid, lstm])
+def test_cut_short(build, tell):
+    bars = market(380)
+    trainer = learn(bars, build)
+    known, far = say(trainer, bars), 0.
+    for cut in (270, 300, 379):
+        short = say(trainer, bars.upto(bars.sessions[cut - 1]))
+        for name, value in known.items():
+            both = np.nan_to_num(value[:cut]), np.nan_to_num(short[name])
+            far = max(far, np.linalg.norm(both[0] - both[1]) / max(np.linalg.norm(both[0]), 1e-12))
+    assert far <= 1e-6
+    tell(f"{build.__name__}: cut short, ratio of norms {far:.1e}")
+
+
+def test_planted(mutants, monkeypatch):
+    def leaky(panel, until):
+        return fit_scaler(panel, panel.sessions[-1])
+    def scaled_by_all(planted):
+        with monkeypatch.context() as patch:
+            patch.setattr(handler_room, "fit_scaler", planted)
+            guard(trained_again(hybrid), market(380), [300])
+    mutants.kill(2, "a model whose scaler is fitted on all rows", scaled_by_all, leaky)
+
+    def z_scored(planted):
+        with monkeypatch.context() as patch:
+            real = room.to_forecast
+            patch.setattr(room, "to_forecast", lambda *a: planted(real(*a)))
+            guard(trained_once(hybrid), market(380), [300])
+    def whole_sample(forecast):
+        spread = forecast.position.std()
+        return type(forecast)((forecast.position / (3 * spread)).clip(-1, 1), forecast.mean, forecast.scale, forecast.df, forecast.regime)
+    mutants.kill(2, "positions scaled by the whole sample", z_scored, whole_sample)
+
+    def backwards(planted):
+        with monkeypatch.context() as patch:
+            patch.setattr(room, "predict_arrays", partial(planted, room.predict_arrays))
+            guard(trained_once(hybrid), market(380), [300])
+    def tomorrow(real, model, arrays, device="cpu"):
+        x = np.concatenate([arrays.x[:, 1:], arrays.x[:, -1:]], 1)
+        return real(model, type(arrays)(x, arrays.mask, arrays.dt), device)
+    mutants.kill(2, "a model that is shown tomorrow's features", backwards, tomorrow)

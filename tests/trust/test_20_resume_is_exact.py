@@ -1,0 +1,112 @@
+"""Row 20: a run that is stopped at any step and resumed ends in the same bits as one that was left alone.
+
+Weights, moments of the optimiser, the running mean of the weights, the best weights, the schedule and the history are
+compared in the checkpoint that both leave behind.
+"""
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+
+import hybrid_ssm.loop as loop
+import hybrid_ssm.trainer as room
+from hybrid_ssm.callbacks import resume_run
+from hybrid_ssm.handler import FinancialDataHandler
+from hybrid_ssm.hybrid import HybridFinancialModel
+from hybrid_ssm.loop import Callback, Run
+from hybrid_ssm.synthetic import planted_signal
+from hybrid_ssm.trainer import ModelTrainer
+
+FEATURES = ("return_5", "return_21")
+OPTIONS = dict(window=40, warm_up=10, stride=10, batch_size=16, piece=9, average=.9, progress=False)
+
+
+@pytest.fixture(scope="module")
+def data():
+    "Four symbols, 320 sessions: 92 windows, six steps an epoch"
+    return FinancialDataHandler(bars=planted_signal(320, 4, seed=1).bars, features=FEATURES)
+
+
+class StopAt(Callback):
+    "A hand that stops the run"
+    def __init__(self, step):
+        self.step = step
+
+    def after_step(self, run):
+        run.stop |= run.step == self.step
+
+
+def train(data, folder, epochs, stop=None, seed=0):
+    "Go on in `folder`, from whatever weights; everything that the run leaves behind"
+    torch.manual_seed(seed)
+    model = HybridFinancialModel(state_dim=2, memory_dim=4, input_dim=len(FEATURES), num_heads=2, n_layers=1, dropout=.2)
+    trainer = ModelTrainer(model, data=data, seed=3, device="cpu")
+    trainer.train_model(epochs, 1e-2, checkpoint=folder, resume=True, callbacks=[StopAt(stop)], **OPTIONS)
+    with safe_open(folder / "last.safetensors", framework="pt") as file:
+        numbers, words = {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["run"])
+    for row in words["history"]["rows"]:
+        del row["seconds"]
+    kept = {f"kept.{k}": v.clone() for k, v in model.state_dict().items()}
+    return numbers | kept, words
+
+
+def guard(data, folder, epochs, steps):
+    "Stop at each of the steps, go on from a model that starts elsewhere; returns the numbers compared"
+    straight, said = train(data, folder / "straight", epochs)
+    compared = 0
+    for step in steps:
+        train(data, folder / str(step), epochs, stop=step)
+        resumed, again = train(data, folder / str(step), epochs, seed=step + 1)
+        assert again == said, f"stopped at step {step}: another history, schedule or step"
+        assert resumed.keys() == straight.keys()
+        for name, value in straight.items():
+            assert torch.equal(resumed[name], value), f"stopped at step {step}: {name} differs"
+            compared += value.numel()
+    return compared
+
+
+def test_every_step_of_twelve(data, tmp_path, tell):
+    steps = range(1, 12)
+    tell(f"{len(steps)} stops, {guard(data, tmp_path, 2, steps):,} numbers, 0 differ")
+
+
+@pytest.mark.slow
+def test_every_step_of_sixty(data, tmp_path, tell):
+    steps = range(1, 60)
+    tell(f"{len(steps)} stops, {guard(data, tmp_path, 10, steps):,} numbers, 0 differ")
+
+
+def forgetting(what, monkeypatch):
+    "A way to resume that loses something"
+    real = loop.plan_epoch
+    def resume(run: Run, folder, callbacks=()):
+        fresh = {k: v.clone() for k, v in run.model.state_dict().items()}, run.optimizer.state_dict()
+        resume_run(run, folder, callbacks)
+        if not run.step:  # nothing to resume
+            return run
+        if what == "losses of the epoch":
+            run.losses = run.losses[:-1]
+        if what == "epoch of the sampler":
+            monkeypatch.setattr(loop, "plan_epoch", lambda data, size, seed, epoch, by_date: real(data, size, seed, 0, by_date))
+        if what == "moments":
+            run.optimizer.load_state_dict(run.optimizer.state_dict() | {"state": {}})
+        if what == "schedule":
+            run.schedule.last_epoch = 0
+        if what == "seed":
+            run.seed += 1
+        if what == "mean":
+            for callback in callbacks:
+                callback.load({})
+        if what == "weights":
+            run.model.load_state_dict(fresh[0])
+        return run
+    return resume
+
+
+@pytest.mark.parametrize("what", ["losses of the epoch", "epoch of the sampler", "moments", "schedule", "seed", "mean", "weights"])
+def test_planted(data, tmp_path, mutants, monkeypatch, what):
+    def guarded(resume):
+        monkeypatch.setattr(room, "resume_run", resume)
+        guard(data, tmp_path, 2, [8])
+    mutants.kill(20, f"{what} not resumed", guarded, forgetting(what, monkeypatch))
