@@ -198,12 +198,18 @@ def _joined(parts):
     return kind(*(None if v[0] is None else torch.cat(v) for v in zip(*parts)))
 
 
+def _sizes(mine, together):
+    "How many windows each process has"
+    return together.gather(torch.tensor([len(mine)], device=mine.device)).tolist()
+
+
 def _everyones(parts, together):
     "The same, of all processes, in the order of the batch"
     if together.num_processes == 1:
         return parts
-    sizes = together.gather(torch.tensor([len(parts[0])], device=parts[0].device)).tolist()
-    padded = (together.pad_across_processes(v) for v in parts if v is not None)
+    given = [v for v in parts if v is not None]
+    sizes = _sizes(given[0], together)
+    padded = (together.pad_across_processes(v) for v in given)
     whole = [together.gather(v).split(max(sizes)) for v in padded]
     cut = (torch.cat([v[:n] for v, n in zip(pieces, sizes)]) for pieces in whole)
     return type(parts)(*(None if v is None else next(cut) for v in parts))
@@ -220,8 +226,7 @@ def _place(batch, together):
     "Where this process's windows lie in the batch of all processes"
     if together.num_processes == 1:
         return slice(None)
-    sizes = together.gather(torch.tensor([len(batch.x)], device=batch.x.device)).tolist()
-    first = sum(sizes[:together.process_index])
+    first = sum(_sizes(batch.x, together)[:together.process_index])
     return slice(first, first + len(batch.x))
 
 # %% ../nbs/04d_loop.ipynb #4483ad32
