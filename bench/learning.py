@@ -20,7 +20,6 @@ import math
 import time
 from collections import defaultdict
 from functools import lru_cache
-from pathlib import Path
 from typing import Callable, NamedTuple
 
 import common
