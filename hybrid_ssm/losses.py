@@ -326,8 +326,10 @@ def _check_shapes(out, batch):
     b, l, h = batch.target.shape if batch.target.ndim == 3 else (0, 0, 0)
     wanted = dict(target=(b, l, h), mean=(b, l, h), scale=(b, l, h), df=(b, l, h),
                   position=(b, l), cost=(b, l), start=(b,))
+    if batch.index is not None:
+        wanted["index"] = (b, l)
     for name, shape in wanted.items():
-        got = tuple(getattr(out if hasattr(out, name) else batch, name).shape)
+        got = tuple(getattr(batch if name in Batch._fields else out, name).shape)
         if not h or got != shape:
             raise ModelInputError(f"{name} has shape {got}, but targets are {batch.target.ndim}-d "
                                   f"and ask for {shape or '(b, l, h)'}: give the output of this "
