@@ -1,12 +1,17 @@
-"""What every benchmark here shares: the machine line, rivals in turn, ratios within a round, peak memory, table rows."""
+"""What the benchmarks here share: the machine line, rivals in turn, ratios, peak memory, the file of fits, table rows."""
 import ctypes
+import json
+import math
+import os
 import platform
 import statistics
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from processor import processor
+from scipy import stats
 from torch.profiler import ProfilerActivity, profile
 
 
@@ -88,3 +93,45 @@ def row(*cells):
 def head(*cells):
     "The head of a Markdown table"
     return row(*cells) + "\n" + "|---" * len(cells) + "|"
+
+
+# --- the file of fits: one line of JSON each, so that a run that was stopped goes on where it was
+
+def read(out):
+    "The fits that are there; a line that was torn by a stop is not one"
+    path, rows = Path(out) / "fits.jsonl", []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try: rows.append(json.loads(line))
+        except json.JSONDecodeError: print(f"{path}: a torn line is passed over")
+    return rows
+
+
+def keep(out, row):
+    "Append one line and see it on the disk"
+    path = Path(out) / "fits.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torn = path.exists() and not path.read_text().endswith("\n") and path.stat().st_size > 0
+    with open(path, "a") as file:
+        file.write("\n" * torn + json.dumps(row) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def once(out, job, fitter, key, headlines):
+    "The row of a job, fitted only if no row has the same `key`; what it scored is told"
+    row = next((r for r in read(out) if all(r.get(k) == job[k] for k in key)), None)
+    if row is None:
+        row = fitter(job)
+        keep(out, row)
+        scores = ", ".join(f"{k} {row['scores'][k]:.3f}" for k in headlines if k in row["scores"])
+        what = " ".join(str(job[k]) for k in key if k not in ("seed", "steps", "rate"))
+        print(f"{time.strftime('%H:%M:%S')} {what} seed {job['seed']} rate {job['rate']:g}: "
+              f"{scores} ({row['seconds']:.0f} s)", flush=True)
+    return row
+
+
+def interval(values):
+    "Mean and half of its 95 % interval"
+    n = len(values)
+    if n < 2: return f"{np.mean(values):+.3f}"
+    return f"{np.mean(values):+.3f} ± {stats.t.ppf(.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n):.3f}"

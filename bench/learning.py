@@ -16,18 +16,16 @@ take the rate of the hybrid, so that they differ in nothing else. The sequences 
 all models, and all differences in the table are paired.
 """
 import argparse
-import json
 import math
-import os
 import time
 from collections import defaultdict
 from functools import lru_cache
-from pathlib import Path
 from typing import Callable, NamedTuple
 
+import common
 import numpy as np
 import torch
-from common import machine
+from common import interval, machine, read
 from scipy import stats
 
 from hybrid_ssm import baselines
@@ -332,36 +330,9 @@ def fit(job):
 KEY = "task", "model", "seed", "steps", "rate"
 
 
-def read(out):
-    "The fits that are there; a line that was torn by a stop is not one"
-    path, rows = Path(out) / "fits.jsonl", []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try: rows.append(json.loads(line))
-        except json.JSONDecodeError: print(f"{path}: a torn line is passed over")
-    return rows
-
-
-def keep(out, row):
-    "Append one line and see it on the disk"
-    path = Path(out) / "fits.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torn = path.exists() and not path.read_text().endswith("\n") and path.stat().st_size > 0
-    with open(path, "a") as file:
-        file.write("\n" * torn + json.dumps(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def once(out, job, fitter):
     "The row of a job, fitted only if it is not there"
-    row = next((r for r in read(out) if all(r[k] == job[k] for k in KEY)), None)
-    if row is None:
-        row = fitter(job)
-        keep(out, row)
-        scores = ", ".join(f"{k} {row['scores'][k]:.3f}" for k in HEADLINES[job["task"]] if k in row["scores"])
-        print(f"{time.strftime('%H:%M:%S')} {job['task']} {job['model']} seed {job['seed']} rate {job['rate']:g}: "
-              f"{scores} ({row['seconds']:.0f} s)", flush=True)
-    return row
+    return common.once(out, job, fitter, KEY, HEADLINES[job["task"]])
 
 
 def budget(task, args):
@@ -398,13 +369,6 @@ def work(args, fitter=fit):
 
 
 # --- tables
-
-def interval(values):
-    "Mean and half of its 95 % interval"
-    n = len(values)
-    if n < 2: return f"{np.mean(values):+.3f}"
-    return f"{np.mean(values):+.3f} ± {stats.t.ppf(.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n):.3f}"
-
 
 def scored(rows, task, steps):
     "model -> seed -> row, grid fits left out; the last one counts"

@@ -1,0 +1,246 @@
+"""How much of a planted signal does each model reach under each loss? Out of sample, net of cost, at equal parameters.
+
+usage: python bench/planted.py [--markets noisy ...] [--losses likelihood sharpe joint ...] [--models hybrid lstm ...] [--seeds 5]
+                               [--epochs 10] [--sessions 1500] [--stride 21] [--rates .003 .01] [--threads 1]
+                               [--out runs/planted] [--table]
+
+A market of `hybrid_ssm.synthetic.planted_signal` has a drift that anyone may see through noise. A model is trained on its first
+`--sessions` sessions and trades the 1,500 after them through the ordinary way: features, scaler, purged labels, `ModelTrainer`
+(last 15 % of the training sessions choose the epoch), forecast, weights of equal risk, `backtest` at 5 bp one way. Its score is
+
+share    its net Sharpe ratio over the GROSS one of an oracle that is told the drift and pays nothing, same sessions.
+
+`ceiling` is the same share for whoever knows all parameters of the market, sees what the model sees, and pays the same costs
+without minding them in what it trades (an optimal filter); a model that minds its costs may pass it.
+
+Budget of a fit, the same for all: --epochs passes over windows of 126 sessions (31 of them warm-up) that start every --stride
+sessions, 32 a step; AdamW, one-cycle. The learning rate of a model and a loss is the one of --rates whose epoch with the best
+validation loss is lowest on a market that is never scored. All models have the hybrid's parameter count, as near as their width
+allows. Seed s makes the market, the weights and the order of the windows, so that all differences are paired by seed.
+
+Every fit is one line of JSON in OUT/fits.jsonl, written when it ends; what is there is not fitted again. A row counts for the
+budget it was fitted with. `--table` prints what is there. Seed 0 of everything comes before seed 1.
+"""
+import argparse
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from functools import lru_cache
+
+import common
+import numpy as np
+import torch
+from common import interval, machine, read
+
+from hybrid_ssm.backtest import backtest
+from hybrid_ssm.baselines import LSTMBaseline, SSMBaseline, TransformerBaseline, equal_parameters
+from hybrid_ssm.features import FEATURES, feature
+from hybrid_ssm.handler import FinancialDataHandler
+from hybrid_ssm.hybrid import HybridFinancialModel
+from hybrid_ssm.losses import JointLoss
+from hybrid_ssm.metrics import sharpe
+from hybrid_ssm.risk import risk_parity
+from hybrid_ssm.synthetic import planted_signal
+from hybrid_ssm.trainer import ModelTrainer
+
+JUDGED, SHARPE = 1500, 3.  # sessions that are traded; yearly gross Sharpe ratio of knowing the drift
+WINDOW, WARM, BATCH = 126, 31, 32
+GRID_SEED = 1000  # learning rates are chosen on a market that is never scored
+SEEN = "planted_signal", "return_1", "return_5", "return_21"
+MARKETS = {"noisy": dict(symbols=6, half_life=60., visible=.6), "clear": dict(symbols=6, half_life=60., visible=.9),
+           "fast": dict(symbols=6, half_life=15., visible=.8), "few": dict(symbols=2, half_life=60., visible=.6),
+           "hidden": dict(symbols=6, half_life=120., visible=.3)}
+LOSSES = {"likelihood": JointLoss(1., 0.), "sharpe": JointLoss(0., 1.), "joint": JointLoss(),
+          "gross": JointLoss(cost_multiple=0.), "balanced": JointLoss(1., 1., learned=True),
+          "portfolio": JointLoss(1., 0., portfolio=.5), "softmin": JointLoss(1., 0., softmin=.5),
+          "crps": JointLoss(0., .5, crps=1.), "direction": JointLoss(0., .5, direction=1.)}
+MODELS = "hybrid", "lstm", "transformer", "ssm"
+KEY = "market", "loss", "model", "seed", "epochs", "sessions", "stride", "rate"
+BUDGET = "epochs", "sessions", "stride"
+HEADLINES = "share", "ceiling", "net", "gross", "turnover"
+
+
+# --- markets
+
+@contextmanager
+def signal_feature():
+    "A feature that reads the visible signal, for as long as it is needed"
+    @feature("planted_signal", "technical", warm_up=1, meaning="what anyone may see of the drift", source="this market",
+             inputs=("close", "signal"))
+    def planted(history): return history.columns["signal"]
+    try: yield
+    finally: FEATURES.pop("planted_signal")
+
+
+def handler(bars):
+    "Bars, features and labels"
+    with signal_feature():
+        made = FinancialDataHandler(bars=bars, features=SEEN, horizons=(1,))
+        return made if made.panel is not None else None  # computed while the feature is known
+
+
+@lru_cache(maxsize=2)
+def market(name, seed, sessions):
+    "A planted market, what may be learnt from it, and all of it"
+    made = planted_signal(sessions + JUDGED, seed=seed, sharpe=SHARPE, **MARKETS[name])
+    return made, handler(made.bars.window(end=made.bars.sessions[sessions - 1])), handler(made.bars)
+
+
+def books(positions, made, sessions):
+    "The books of the sessions that no model was trained on, every opinion sized alike"
+    return backtest(risk_parity(positions, made.bars), made.bars).window(made.bars.sessions[sessions])
+
+
+# --- models of equal parameter count
+
+def hybrid():
+    "The hybrid, small"
+    return HybridFinancialModel(8, 16, len(SEEN), 4, n_layers=2, horizons=(1,), windows=(21, 63, 63, 63))
+
+
+def build(name, seed):
+    "A fresh model"
+    rest, wanted = dict(input_dim=len(SEEN), n_layers=2, horizons=(1,)), hybrid().num_parameters
+    rivals = {"lstm": (lambda d: LSTMBaseline(d, **rest), 1), "ssm": (lambda d: SSMBaseline(d, num_heads=2, state_dim=8, **rest), 2),
+              "transformer": (lambda d: TransformerBaseline(d, num_heads=2, window=63, **rest), 2)}
+    torch.manual_seed(seed)
+    if name == "hybrid": return hybrid()
+    make, multiple = rivals[name]
+    return equal_parameters(make, wanted, multiple)[0]
+
+
+# --- one fit
+
+def fit(job):
+    "Train, trade, and score: the row that is kept"
+    started, sessions = time.perf_counter(), job["sessions"]
+    made, past, whole = market(job["market"], job["seed"], sessions)
+    trainer = ModelTrainer(build(job["model"], job["seed"]), data=past, loss=LOSSES[job["loss"]], seed=job["seed"], device="cpu")
+    history = trainer.train_model(job["epochs"], job["rate"], window=WINDOW, warm_up=WARM, stride=job["stride"],
+                                  batch_size=BATCH, patience=job["epochs"], progress=False)
+    book = books(trainer.predict(whole.panel).position, made, sessions)
+    scores = score(book, made, sessions) | dict(valid=float(history.frame["valid"].min()), best_epoch=int(history.best_epoch))
+    return job | dict(parameters=trainer.model.num_parameters, scores=scores, machine=machine(load=False),
+                      torch=torch.__version__, seconds=round(time.perf_counter() - started, 1))
+
+
+def score(book, made, sessions):
+    "Net and gross Sharpe ratio, how often a year the book is turned over, and the share of the oracle's gross ratio"
+    oracle, filtered = (books(p, made, sessions) for p in (made.truth.oracle_positions(), made.truth.best_positions()))
+    best = sharpe(oracle.gross_returns).value
+    net, gross = sharpe(book.net_returns).value, sharpe(book.gross_returns).value
+    return dict(share=net / best, ceiling=sharpe(filtered.net_returns).value / best, net=net, gross=gross, oracle=best,
+                turnover=float(book.turnover.mean() * 252 / max(book.weights.abs().sum(axis=1).mean(), 1e-12)))
+
+
+# --- what is fitted
+
+def job_of(args, **job):
+    "A fit with its budget"
+    return job | {name: getattr(args, name) for name in BUDGET}
+
+
+def once(args, job, fitter):
+    "The row of a job, fitted only if it is not there"
+    return common.once(args.out, job, fitter, KEY, HEADLINES)
+
+
+def chosen_rate(args, market, loss, model, fitter):
+    "The rate with the lowest validation loss on the market that is never scored"
+    if len(args.rates) == 1: return args.rates[0]
+    jobs = [job_of(args, market=market, loss=loss, model=model, seed=GRID_SEED, rate=rate) for rate in args.rates]
+    return min((once(args, job, fitter) for job in jobs), key=lambda row: row["scores"]["valid"])["rate"]
+
+
+def work(args, fitter=fit):
+    "Every fit that is not there yet; seed 0 of everything first"
+    for seed in range(args.seeds):
+        for name in args.markets:
+            for loss in args.losses:
+                for model in args.models:
+                    rate = chosen_rate(args, name, loss, model, fitter)
+                    once(args, job_of(args, market=name, loss=loss, model=model, seed=seed, rate=rate), fitter)
+
+
+# --- tables
+
+def scored(args):
+    "(loss, model) -> seed -> row of one market each; grid fits and other budgets left out, the last row counts"
+    tables = defaultdict(lambda: defaultdict(dict))
+    for row in read(args.out):
+        if row["seed"] == GRID_SEED or any(row[name] != getattr(args, name) for name in BUDGET): continue
+        tables[row["market"]][row["loss"], row["model"]][row["seed"]] = row
+    return tables
+
+
+def paired(ours, theirs):
+    "Difference of the shares in the seeds that both have, with its 95 % interval"
+    seeds = [seed for seed in ours if seed in theirs]
+    return interval([ours[s]["scores"]["share"] - theirs[s]["scores"]["share"] for s in seeds]) if seeds else ""
+
+
+def scores_table(table):
+    "One line per loss and model: means over seeds, the share with its interval"
+    print("\n" + common.head("loss", "model", "parameters", "rate", "seeds", "share of the oracle", "ceiling", "net Sharpe", "turnover"))
+    for (loss, model), rows in sorted(table.items(), key=lambda item: order(*item[0])):
+        first = next(iter(rows.values()))
+        mean = lambda name: float(np.mean([row["scores"][name] for row in rows.values()]))
+        print(common.row(loss, model, f"{first['parameters']:,}", f"{first['rate']:g}", len(rows),
+                         interval([row["scores"]["share"] for row in rows.values()]), mean("ceiling"), mean("net"), mean("turnover")))
+
+
+def order(loss, model):
+    "As they are listed above"
+    return list(LOSSES).index(loss), MODELS.index(model)
+
+
+def differences(table):
+    "The joint loss minus the others for each model; the hybrid minus the others under each loss"
+    losses = [name for name in LOSSES if any(loss == name for loss, _ in table)]
+    models = [name for name in MODELS if any(model == name for _, model in table)]
+    print("\n" + common.head("share: joint minus", *models))
+    for loss in [name for name in losses if name != "joint"]:
+        print(common.row(loss, *(paired(table.get(("joint", m), {}), table.get((loss, m), {})) for m in models)))
+    print("\n" + common.head("share: hybrid minus", *losses))
+    for model in [name for name in models if name != "hybrid"]:
+        print(common.row(model, *(paired(table.get((n, "hybrid"), {}), table.get((n, model), {})) for n in losses)))
+
+
+def tables(args):
+    "Everything that is there, with the budget and the machine it ran on"
+    for line in sorted({row["machine"] for row in read(args.out)}): print(line)
+    for name, table in scored(args).items():
+        about = ", ".join(f"{k} {v:g}" for k, v in MARKETS[name].items())
+        print(f"\n## {name}: {about}; Sharpe {SHARPE:g} planted; learnt from {args.sessions} sessions, judged on {JUDGED}, "
+              f"{args.epochs} epochs, a window every {args.stride} sessions")
+        scores_table(table)
+        differences(table)
+
+
+def arguments(words=None):
+    "What is asked on the command line"
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("--markets", nargs="+", default=["noisy"], choices=list(MARKETS))
+    ask.add_argument("--losses", nargs="+", default=["likelihood", "sharpe", "joint"], choices=list(LOSSES))
+    ask.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    ask.add_argument("--seeds", type=int, default=5)
+    ask.add_argument("--epochs", type=int, default=10, help="of every fit")
+    ask.add_argument("--sessions", type=int, default=1500, help="to learn from; the last 15 %% of them choose the epoch")
+    ask.add_argument("--stride", type=int, default=21, help="sessions between training windows: fewer make more steps")
+    ask.add_argument("--rates", type=float, nargs="+", default=[.003, .01], help="learning rates to choose from")
+    ask.add_argument("--threads", type=int, default=1)
+    ask.add_argument("--out", default="runs/planted")
+    ask.add_argument("--table", action="store_true", help="print the tables of what is there and stop")
+    return ask.parse_args(words)
+
+
+def main():
+    "Fit what is missing, then print the tables"
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    if not args.table: print(machine(load=False)), work(args)
+    tables(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Row 5: a real signal is found. What the whole pipeline learns on the first part of a market with a planted drift earns,
+on later sessions and net of cost, at least half of the gross Sharpe ratio of an oracle that is told the drift and pays nothing.
+
+Bars -> features -> scaler -> labels -> windows -> training -> forecast -> weights -> backtest: nothing is replaced by a
+shortcut, except in the mutants.
+"""
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hybrid_ssm.backtest import backtest
+from hybrid_ssm.features import FEATURES, feature
+from hybrid_ssm.handler import FinancialDataHandler
+from hybrid_ssm.hybrid import HybridFinancialModel
+from hybrid_ssm.metrics import sharpe
+from hybrid_ssm.risk import risk_parity
+from hybrid_ssm.synthetic import planted_signal
+from hybrid_ssm.trainer import ModelTrainer
+
+MARKETS = {"slow and clear": dict(symbols=4, half_life=60., visible=.9),
+           "fast": dict(symbols=6, half_life=20., visible=.85),
+           "noisy": dict(symbols=3, half_life=90., visible=.6)}
+SESSIONS, LEARNT, SHARPE = 2400, 900, 3.
+
+
+@contextmanager
+def signal_feature():
+    "A feature that reads the visible signal, for as long as it is needed: no other test shall find it"
+    @feature("planted_signal", "technical", warm_up=1, meaning="what anyone may see of the drift", source="this market",
+             inputs=("close", "signal"))
+    def planted(history): return history.columns["signal"]
+    try: yield ("planted_signal", "return_5")
+    finally: FEATURES.pop("planted_signal")
+
+
+def handler(bars):
+    "Bars, features and labels, the way a user gets them"
+    with signal_feature() as names:
+        made = FinancialDataHandler(bars=bars, features=names, horizons=(1,))
+        assert made.panel is not None  # computed while the feature is known
+    return made
+
+
+def shuffled_labels(data):
+    "shuffled labels: what is learnt is true of another session"
+    scaled, rng = data.targets.scaled.copy(), np.random.default_rng(0)
+    rows = np.flatnonzero(np.isfinite(scaled).all((1, 2)))
+    scaled[rows] = scaled[rng.permutation(rows)]
+    data.targets = replace(data.targets, scaled=scaled)
+    return data
+
+
+def learnt(market, seed, plant):
+    "Net returns of the later sessions of a model that was trained on the earlier ones"
+    days = market.bars.sessions
+    past = plant(handler(market.bars.window(end=days[LEARNT - 1])))
+    model = HybridFinancialModel(4, 8, 2, 2, n_layers=1, horizons=(1,), windows=(21, 21), seed=seed)
+    trainer = ModelTrainer(model, data=past, seed=seed, device="cpu")
+    trainer.train_model(8, 2e-2, window=84, warm_up=21, stride=42, batch_size=32, patience=8, progress=False)
+    return held(trainer.predict(handler(market.bars).panel).position, market).net_returns
+
+
+def held(positions, market):
+    "The books of the later sessions, every opinion sized alike"
+    return backtest(risk_parity(positions, market.bars), market.bars).window(market.bars.sessions[LEARNT])
+
+
+def judge(kind, seeds, plant):
+    "Sharpe ratios of one kind of market: learnt and net, the oracle's and gross (2, seeds)"
+    ratios = []
+    for seed in seeds:
+        market = planted_signal(SESSIONS, seed=seed, sharpe=SHARPE, **MARKETS[kind])
+        oracle = held(market.truth.oracle_positions(), market).gross_returns
+        ratios.append((sharpe(learnt(market, seed, plant)).value, sharpe(oracle).value))
+    return np.transpose(ratios)
+
+
+def check(plant, kinds, seeds, tell=lambda text: None):
+    "At least half of what the oracle earns, and surely more than nothing"
+    for kind in kinds:
+        ours, oracle = judge(kind, seeds, plant)
+        half = stats.t.ppf(.975, len(ours) - 1) * ours.std(ddof=1) / np.sqrt(len(ours))
+        share = ours.mean() / oracle.mean()
+        tell(f"{kind}: net Sharpe {ours.mean():.2f} ± {half:.2f} of the oracle's gross {oracle.mean():.2f}: "
+             f"{share:.0%} ({len(ours)} seeds)")
+        assert share >= .5, f"{kind}: {share:.0%} of the oracle's Sharpe ratio"
+        assert ours.mean() - half > 0, f"{kind}: {ours.mean():.2f} ± {half:.2f} may be nothing"
+
+
+def honest(data):
+    "The handler as it is"
+    return data
+
+
+def test_a_planted_signal_is_found(tell):
+    check(honest, ["slow and clear"], range(3), tell)
+
+
+@pytest.mark.slow
+def test_a_planted_signal_is_found_in_three_markets(tell):
+    check(honest, MARKETS, range(20), tell)
+
+
+def test_mutant(mutants):
+    mutants.kill(5, shuffled_labels.__doc__.split(":")[0], lambda plant: check(plant, ["slow and clear"], range(3)), shuffled_labels)
+
+
+@pytest.mark.slow
+def test_mutant_in_full(mutants):
+    def each(plant):
+        for kind in MARKETS:  # it must fail in every market, not in one of them
+            try: check(plant, [kind], range(20))
+            except AssertionError: continue
+            return
+        raise AssertionError("no market was fooled")
+    mutants.kill(5, "shuffled labels, in each of three markets", each, shuffled_labels)
+
+
+def test_the_feature_leaves_no_trace():
+    handler(planted_signal(300, 2).bars)
+    assert "planted_signal" not in FEATURES
