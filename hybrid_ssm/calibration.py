@@ -141,9 +141,9 @@ def dominant_regime(
 
 
 def _groups(forecast):
-    "Name -> cells: all of them, and those of each regime."
+    "Name -> cells: all of them, and those of each regime where there are several."
     groups = {"all": np.ones(forecast.position.shape, bool)}
-    if forecast.regime:
+    if len(forecast.regime) > 1:
         top = dominant_regime(forecast).to_numpy()
         groups |= {name: top == k for k, name in enumerate(forecast.regime)}
     return {name: cells for name, cells in groups.items() if cells.any()}
@@ -531,8 +531,8 @@ def _track(score, known, group, miss, rate, start):
     for t, (row, column) in enumerate(_arrivals(known, np.isfinite(score))):
         g = group[row, column]                              # the regime when it was said
         excess = (score[row, column] > np.exp(path[row, g])) - miss
-        heard = np.bincount(g, minlength=G)
-        now = now + rate * np.bincount(g, excess, G) / np.maximum(heard, N / G)
+        own = np.bincount(g, excess, G) / np.maximum(np.bincount(g, minlength=G), N / G)
+        now = now + rate * (excess.sum() / N + (own / 2 if G > 1 else 0.))
         path[t] = now
     return path
 
