@@ -502,8 +502,11 @@ def _coverage_groups(
         part = rows[rows["regime"] == name]
         place = np.searchsorted(levels, part["nominal"]) + (i - (len(colors) - 1) / 2) * step
         gap = 100 * (part["actual"] - part["nominal"]).to_numpy()
-        handles.append(ax.errorbar(place, gap, 196 * part["se"].to_numpy(), fmt="o", color=color,
-                                   markersize=6.5 if name == "all" else 5, elinewidth=1.5))
+        size, bar = 6.5 if name == "all" else 5, 196 * part["se"].to_numpy()
+        handles.append(ax.errorbar(place, np.where(bar >= 0, gap, np.nan), bar, fmt="o",
+                                   color=color, markersize=size, elinewidth=1.5))
+        ax.plot(place, np.where(bar >= 0, np.nan, gap), "o", color=color, markersize=size,
+                markerfacecolor="white")                    # too little is known for an error
     ax.axhline(0, color=INK, linewidth=1)
     ax.set_xticks(range(len(levels)), [f"{100 * v:g} %" for v in levels])
     ax.set(xlim=(-.55, len(levels) - .45), xlabel="announced")
@@ -515,7 +518,7 @@ def _coverage_groups(
 def coverage_figure(
     table:pd.DataFrame, # horizon, regime ('all' or a name), nominal, actual, se; shares in [0, 1]
     title:str="Coverage of central intervals", # what is seen
-)->Picture: # one panel per horizon; bars: ±1.96 standard errors
+)->Picture: # one panel per horizon; bars: ±1.96 standard errors, hollow: too few sessions for one
     "Actual less announced coverage, overall and by regime."
     if table.empty or table["actual"].isna().all():
         raise FigureError("no coverage to draw: pass the frame of a coverage table")
@@ -531,7 +534,8 @@ def coverage_figure(
     axes = figure.subplots(1, len(horizons), sharey=True, squeeze=False)[0]
     for ax, h in zip(axes, horizons):
         handles = _coverage_groups(ax, table[table["horizon"] == h], colors)
-        _note(ax, f"{h} session{'s' * (h > 1)} ahead")
+        hollow = ", hollow: no error known" * bool(table["se"].isna().any() and h == horizons[0])
+        _note(ax, f"{h} session{'s' * (h > 1)} ahead{hollow}")
     reach = 100 * ((table["actual"] - table["nominal"]).abs() + 1.96 * table["se"].fillna(0)).max()
     reach = min(max(1.15 * reach, 2), 25)
     axes[0].set(ylim=(-reach, reach), ylabel="held less announced, points of %")
@@ -571,7 +575,7 @@ def reliability_figure(
     low, high = (100 * f([whole["probability"], whole["frequency"] - s * errors])
                  for f, s in ((np.min, 1), (np.max, -1)))
     low, high = max(low - 1, 0), min(high + 1, 100)
-    figure = Picture(figsize=(6.2 if len(named) == 1 else 8, 5.2), layout="constrained")
+    figure = Picture(figsize=(6.2 if len(named) == 1 else 7.4, 5.2), layout="constrained")
     figure.suptitle(title, x=.012, ha="left", fontsize=12.5, fontweight="bold")
     ax = figure.subplots()
     _kept_ground(ax, base, low, high)
