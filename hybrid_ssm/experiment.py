@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['STRATEGIES', 'DataConfig', 'FoldConfig', 'ModelConfig', 'TrainConfig', 'TradeConfig', 'Config', 'Strategy',
            'build_hybrid', 'build_lstm', 'build_transformer', 'build_ssm', 'parse_config', 'config_text', 'read_config',
-           'Market', 'load_market', 'Task', 'all_tasks', 'make_trainer', 'do_task', 'register_trial', 'collect',
-           'target_weights', 'keep_books', 'ExperimentResult', 'result_notes', 'difference_table', 'stress_table',
-           'block_table', 'pit_values', 'calibration_verdict', 'explain_last_fold', 'make_report', 'open_run',
-           'find_run', 'write_json', 'versions', 'do_tasks', 'finished', 'Experiment']
+           'Market', 'load_market', 'Task', 'all_tasks', 'make_trainer', 'mend_law', 'do_task', 'register_trial',
+           'collect', 'target_weights', 'keep_books', 'ExperimentResult', 'result_notes', 'difference_table',
+           'stress_table', 'block_table', 'pit_values', 'coverage_tables', 'explain_last_fold', 'make_report',
+           'open_run', 'find_run', 'write_json', 'versions', 'do_tasks', 'finished', 'Experiment']
 
 # %% ../nbs/08_experiment.ipynb #ece55fac
 import hashlib
@@ -32,12 +32,14 @@ from tqdm.auto import tqdm
 from .backtest import RuinError, backtest
 from .baselines import (LSTMBaseline, SSMBaseline, TransformerBaseline, buy_and_hold,
                                   equal_parameters, equal_weight, tsmom)
+from .calibration import (calibration_verdict, coverage, fit_calibration, pit,
+                                    reliability)
 from .data import Bars, DataError, instrument_costs, load_bars, parse_day, write_atomic
 from .features import DEFAULT_FEATURES, FEATURES
 from .figures import (
-    attention_figure, calibration_figure, drawdown_figure, equity_figure, importance_figure,
-    regime_figure, rolling_sharpe_figure)
-from .forecast import average_forecasts, concat_forecasts, read_forecast
+    attention_figure, calibration_figure, coverage_figure, drawdown_figure, equity_figure,
+    importance_figure, regime_figure, reliability_figure, rolling_sharpe_figure)
+from .forecast import Forecast, average_forecasts, concat_forecasts, read_forecast
 from .handler import FinancialDataHandler, input_arrays
 from .hybrid import CONTROLS, COUPLINGS, HybridFinancialModel
 from .metrics import LeagueTable, league_table, sharpe, sharpe_difference
@@ -105,6 +107,7 @@ class TrainConfig:
     stride: int = 126
     batch_size: int = 64
     threads: int = 2
+    calibrate: bool = False  # mend each law on its validation outcomes; positions stay
 
     def __post_init__(self):
         counts = ("epochs", "window", "stride", "batch_size", "threads", "learning_rate")
@@ -168,6 +171,17 @@ def _feature_names(
     return tuple(dict.fromkeys(out))
 
 # %% ../nbs/08_experiment.ipynb #5ae8fee5
+def _computed(config):
+    "All of a configuration that changes a number."
+    tree = asdict(config)
+    del tree["title"], tree["notes"]
+    if not tree["train"]["calibrate"]:  # unasked, it leaves earlier runs their names
+        del tree["train"]["calibrate"]
+    for name in ("source", "instruments"):  # where a file lies is no part of what is run
+        tree["data"][name] = Path(tree["data"][name]).name
+    return tree
+
+# %% ../nbs/08_experiment.ipynb #43f52f1e
 @dataclass(frozen=True)
 class Config:
     "Everything that determines an experiment's result, and what its page is called."
@@ -195,14 +209,10 @@ class Config:
     @property
     def fingerprint(self)->str:
         "Eight hexadecimal digits that change when anything that is computed does."
-        tree = asdict(self)
-        del tree["title"], tree["notes"]
-        for name in ("source", "instruments"):  # where a file lies is no part of what is run
-            tree["data"][name] = Path(tree["data"][name]).name
-        text = json.dumps(tree, sort_keys=True, default=str)
+        text = json.dumps(_computed(self), sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
-# %% ../nbs/08_experiment.ipynb #f517b17e
+# %% ../nbs/08_experiment.ipynb #f7f8a7af
 @dataclass(frozen=True)
 class Strategy:
     "One rival of the league table."
@@ -211,7 +221,7 @@ class Strategy:
     trained: bool = False
     sized: bool = True  # False: `build` gives weights, not positions
 
-# %% ../nbs/08_experiment.ipynb #f7f8a7af
+# %% ../nbs/08_experiment.ipynb #962ff565
 def build_hybrid(
     config:Config, # sizes and features
     coupling:str='mixture', # who reads whom: a coupling or a control of the model
@@ -221,7 +231,7 @@ def build_hybrid(
     return HybridFinancialModel(m.state_dim, m.memory_dim, len(config.features), m.num_heads,
                                 coupling=coupling)
 
-# %% ../nbs/08_experiment.ipynb #962ff565
+# %% ../nbs/08_experiment.ipynb #9abde159
 def build_lstm(
     config:Config, # sizes and features
 )->LSTMBaseline: # untrained
@@ -237,21 +247,21 @@ def _as_large_as_hybrid(config, kind, **sizes):
     build = lambda dim: kind(dim, n_features, num_heads=heads, **sizes)
     return equal_parameters(build, target, heads)[0]
 
-# %% ../nbs/08_experiment.ipynb #9abde159
+# %% ../nbs/08_experiment.ipynb #51fe84a0
 def build_transformer(
     config:Config, # sizes and features
 )->TransformerBaseline: # untrained
     "The Transformer of a configuration, with the hybrid's number of parameters."
     return _as_large_as_hybrid(config, TransformerBaseline)
 
-# %% ../nbs/08_experiment.ipynb #51fe84a0
+# %% ../nbs/08_experiment.ipynb #ce2ae477
 def build_ssm(
     config:Config, # sizes and features
 )->SSMBaseline: # untrained
     "The state space alone of a configuration, with the hybrid's number of parameters."
     return _as_large_as_hybrid(config, SSMBaseline, state_dim=config.models.state_dim)
 
-# %% ../nbs/08_experiment.ipynb #ce2ae477
+# %% ../nbs/08_experiment.ipynb #d8de0a71
 def _index_weights(market):
     weights = buy_and_hold(market.index, market.index.symbols[0])
     return weights.reindex(market.sessions)
@@ -276,7 +286,7 @@ STRATEGIES = {
     **{f"hybrid_{name}": _coupled(name) for name in COUPLINGS[2:] + CONTROLS},
 }
 
-# %% ../nbs/08_experiment.ipynb #5de48637
+# %% ../nbs/08_experiment.ipynb #d0dc5622
 def parse_config(
     text:str, # TOML
 )->Config: # raises ConfigError naming the section, the key and the nearest known one
@@ -297,7 +307,7 @@ def parse_config(
     features = _known(_FeatureTable, "features", raw.get("features", {}))
     return Config(**raw | {"features": _feature_names(features.get("names", ()))})
 
-# %% ../nbs/08_experiment.ipynb #d0dc5622
+# %% ../nbs/08_experiment.ipynb #f40a1f56
 def config_text(
     source:str|Path, # a TOML file, or the name of a configuration in the package ('demo')
 )->str: # TOML; raises ConfigError where there is no such file
@@ -309,14 +319,14 @@ def config_text(
     names = sorted(p.name.removesuffix(".toml") for p in shipped.iterdir())
     raise ConfigError(f"no configuration '{source}': give a TOML file or one of {names}")
 
-# %% ../nbs/08_experiment.ipynb #f40a1f56
+# %% ../nbs/08_experiment.ipynb #0ad66c79
 def read_config(
     source:str|Path, # a TOML file, or the name of a configuration in the package ('demo')
 )->Config: # raises ConfigError where there is no such file
     "Read an experiment's configuration from a file or by its name."
     return parse_config(config_text(source))
 
-# %% ../nbs/08_experiment.ipynb #a26f9d62
+# %% ../nbs/08_experiment.ipynb #200f3a3a
 @dataclass(frozen=True, eq=False)
 class Market:
     "The bars that all rivals trade, the index, and the features and labels."
@@ -329,7 +339,7 @@ class Market:
         "The sessions of the universe."
         return self.universe.sessions
 
-# %% ../nbs/08_experiment.ipynb #200f3a3a
+# %% ../nbs/08_experiment.ipynb #437ceecc
 def _with_benchmark(load, universe, data):
     "Universe and index on common sessions, from a source that has more than the universe."
     try:
@@ -339,7 +349,7 @@ def _with_benchmark(load, universe, data):
                         "name another symbol as data.benchmark (--benchmark SYMBOL). "
                         f"{e}", symbol=data.benchmark) from e
 
-# %% ../nbs/08_experiment.ipynb #437ceecc
+# %% ../nbs/08_experiment.ipynb #0be42782
 def _check_market(config, universe, index):
     "What would otherwise be found missing only after the training."
     for bars in (universe, index):
@@ -354,7 +364,7 @@ def _check_market(config, universe, index):
                         "name another symbol as data.benchmark (--benchmark SYMBOL)",
                         symbol=config.data.benchmark)
 
-# %% ../nbs/08_experiment.ipynb #0be42782
+# %% ../nbs/08_experiment.ipynb #6c85a151
 def load_market(
     config:Config, # which source, dates, symbols and benchmark
 )->Market: # raises DataError naming what is missing
@@ -375,7 +385,7 @@ def load_market(
     _check_market(config, universe, index)  # an error now and not after the training
     return Market(universe, index, handler)
 
-# %% ../nbs/08_experiment.ipynb #4e1b73bf
+# %% ../nbs/08_experiment.ipynb #3f1d77f7
 @dataclass(frozen=True)
 class Task:
     "One model, one seed, one fold."
@@ -391,7 +401,7 @@ class Task:
         "Whether its forecast is on disk."
         return (self.folder(run) / "forecast.parquet").exists()
 
-# %% ../nbs/08_experiment.ipynb #3f1d77f7
+# %% ../nbs/08_experiment.ipynb #bc22a150
 def all_tasks(
     config:Config, # models and seeds
     folds:Sequence, # of Fold
@@ -400,7 +410,7 @@ def all_tasks(
     return [Task(f, m, s) for f in range(len(folds)) for m in config.models.names
             if STRATEGIES[m].trained for s in config.train.seeds]
 
-# %% ../nbs/08_experiment.ipynb #bc22a150
+# %% ../nbs/08_experiment.ipynb #4a933848
 def make_trainer(
     config:Config, # model and training
     market:Market, # data
@@ -412,7 +422,20 @@ def make_trainer(
     start, end = (f"{s:%Y-%m-%d}" for s in market.sessions[[0, -1]])
     return ModelTrainer(model, start, end, data=market.handler, seed=task.seed)
 
-# %% ../nbs/08_experiment.ipynb #4a933848
+# %% ../nbs/08_experiment.ipynb #f35561fc
+def mend_law(
+    said:Forecast, # from the first bar on
+    market:Market, # labels
+    fold:Fold, # its validation rows are used, with what was known of them in time
+    folder:Path, # gets `calibration.json`
+)->Forecast: # the same sessions, the law mended
+    "Fit the factors of a law on the validation rows of a fold and apply them."
+    first, last, until = market.sessions[[fold.valid[0], fold.valid[-1], fold.valid_until]]
+    mended = fit_calibration(said.window(first, last), market.handler.targets, until)
+    write_atomic(folder / "calibration.json", json.dumps(mended.to_dict(), indent=1))
+    return mended.apply(said)
+
+# %% ../nbs/08_experiment.ipynb #c41de796
 def do_task(
     task:Task, # what to do
     config:Config, # how
@@ -429,10 +452,12 @@ def do_task(
         label=f"fold {task.fold + 1} {task.model} seed {task.seed}")
     trainer.save(task.folder(run))
     first, last = market.sessions[fold.test[[0, -1]]]
-    said = trainer.predict(market.handler.panel.window(None, last)).window(first, last)
-    said.to_parquet(task.folder(run) / "forecast.parquet")
+    said = trainer.predict(market.handler.panel.window(None, last))
+    if t.calibrate:
+        said = mend_law(said, market, fold, task.folder(run))
+    said.window(first, last).to_parquet(task.folder(run) / "forecast.parquet")
 
-# %% ../nbs/08_experiment.ipynb #883d28c8
+# %% ../nbs/08_experiment.ipynb #9542b13e
 def register_trial(
     out:Path, # folder of all runs
     facts:dict, # what is about to be tried
@@ -442,7 +467,7 @@ def register_trial(
     with open(out / "trials.jsonl", "a") as f:
         f.write(json.dumps(facts, sort_keys=True) + "\n")
 
-# %% ../nbs/08_experiment.ipynb #da379d23
+# %% ../nbs/08_experiment.ipynb #6e1fc026
 def collect(
     config:Config, # models and seeds
     folds:Sequence, # the folds whose tasks are all done
@@ -456,7 +481,7 @@ def collect(
     return {m: concat_forecasts([one(m, i) for i in range(len(folds))])
             for m in config.models.names if STRATEGIES[m].trained}
 
-# %% ../nbs/08_experiment.ipynb #9542b13e
+# %% ../nbs/08_experiment.ipynb #1e311b0b
 def target_weights(
     config:Config, # rivals and the sizing policy
     market:Market, # bars
@@ -471,7 +496,7 @@ def target_weights(
         out[strategy.label] = config.risk.weights(said, market.universe) if strategy.sized else said
     return out
 
-# %% ../nbs/08_experiment.ipynb #d4415456
+# %% ../nbs/08_experiment.ipynb #5e9480e8
 def keep_books(
     weights:dict, # label -> frame of target weights
     config:Config, # costs and fills
@@ -492,7 +517,7 @@ def keep_books(
             continue  # `result_notes` says so
     return out
 
-# %% ../nbs/08_experiment.ipynb #5e9480e8
+# %% ../nbs/08_experiment.ipynb #31398474
 class _Readings:
     @property
     def table(self)->LeagueTable:
@@ -520,7 +545,7 @@ class _Readings:
         notes = "".join(f"<li>{escape(n)}</li>" for n in result_notes(self))
         return f"{self.table._repr_html_()}<ul>{notes}</ul>"
 
-# %% ../nbs/08_experiment.ipynb #84f6a507
+# %% ../nbs/08_experiment.ipynb #71937d9a
 @dataclass(frozen=True, eq=False, repr=False)
 class ExperimentResult(_Readings):
     "What an experiment found: a table, the books behind it and the folder that holds both."
@@ -533,7 +558,7 @@ class ExperimentResult(_Readings):
     books: dict  # label -> BacktestResult; a ruined rival has none
     complete: bool  # False: interrupted, later folds are missing
 
-# %% ../nbs/08_experiment.ipynb #a44d85ef
+# %% ../nbs/08_experiment.ipynb #2b665bcf
 def result_notes(
     result:ExperimentResult, # what was found
 )->list: # sentences
@@ -557,7 +582,7 @@ def result_notes(
                         "--resume goes on.")
     return notes
 
-# %% ../nbs/08_experiment.ipynb #71937d9a
+# %% ../nbs/08_experiment.ipynb #ffb4e687
 def difference_table(
     result:ExperimentResult, # what was found
     against:str='hybrid', # the row that is compared with all others
@@ -573,7 +598,7 @@ def difference_table(
                 "Excludes zero": "yes" if d.low > 0 or d.high < 0 else "no"}
     return pd.DataFrame.from_dict(rows, orient="index")
 
-# %% ../nbs/08_experiment.ipynb #2b665bcf
+# %% ../nbs/08_experiment.ipynb #6730ba1f
 def stress_table(
     result:ExperimentResult, # what was found
 )->pd.DataFrame: # net Sharpe ± SE per rival: as configured, twice the cost, one day late
@@ -586,7 +611,7 @@ def stress_table(
     return pd.DataFrame({name: {k: str(sharpe(b.net_returns)) for k, b in books.items()}
                          for name, books in columns.items()})
 
-# %% ../nbs/08_experiment.ipynb #e7823c4d
+# %% ../nbs/08_experiment.ipynb #a844964a
 def block_table(
     result:ExperimentResult, # what was found
 )->pd.DataFrame: # net Sharpe ± SE per rival and test block
@@ -598,32 +623,25 @@ def block_table(
             k: str(sharpe(b.net_returns.loc[days])) for k, b in result.books.items()}
     return pd.DataFrame(out)
 
-# %% ../nbs/08_experiment.ipynb #d7a84e93
+# %% ../nbs/08_experiment.ipynb #5cd12dbd
 def pit_values(
     result:ExperimentResult, # what was found
     model:str='hybrid', # which trained rival
 )->np.ndarray: # probability integral transform of next-session returns, test sessions only
     "Where the realised returns fell within the predictive law."
-    from scipy.stats import t
-    said, targets = result.forecasts[model], result.market.handler.targets
-    rows = result.market.sessions.get_indexer(said.sessions)
-    y = targets.scaled[rows, :, 0]
-    mean, scale, df = (np.asarray(getattr(said, q)[1]) for q in ("mean", "scale", "df"))
-    u = t.cdf((y - mean) / scale, df)
+    u = pit(result.forecasts[model], result.market.handler.targets).to_numpy()
     return u[np.isfinite(u)]
 
-# %% ../nbs/08_experiment.ipynb #1179722a
-def calibration_verdict(
-    pit:np.ndarray, # of `pit_values`
-)->str: # one sentence
-    "What the calibration figure shows, in words."
-    held, low = (np.abs(pit - .5) < .4).mean(), (pit < .5).mean()
-    width = "too wide" if held > .82 else "too narrow" if held < .78 else "about as wide as it says"
-    lean = "too high" if low > .52 else "too low" if low < .48 else "in the right place"
-    return (f"The 80 % interval held {held:.1%} of the outcomes and {low:.1%} of them fell below "
-            f"the median: the law is {width} and its middle {lean}.")
+# %% ../nbs/08_experiment.ipynb #d2dfd6e8
+def coverage_tables(
+    result:ExperimentResult, # what was found
+)->dict: # label -> CoverageTable of each trained rival with a law, test sessions only
+    "Announced and actual coverage of every trained rival."
+    targets = result.market.handler.targets
+    return {STRATEGIES[m].label: coverage(said, targets) for m, said in result.forecasts.items()
+            if set(said.horizons) & set(targets.horizons)}
 
-# %% ../nbs/08_experiment.ipynb #5cd12dbd
+# %% ../nbs/08_experiment.ipynb #29a2ff3e
 def explain_last_fold(
     result:ExperimentResult, # what was found
     symbol:str, # whose attention is shown
@@ -646,7 +664,7 @@ def explain_last_fold(
     return (pd.Series(importance, panel.names), told.attention[-1][row].numpy(),
             panel.sessions[tail])
 
-# %% ../nbs/08_experiment.ipynb #af99a74f
+# %% ../nbs/08_experiment.ipynb #ba76c998
 def _table_sections(result):
     "The sections that hold tables."
     first = Section("The league table", [*result_notes(result), result.table])
@@ -662,7 +680,23 @@ def _table_sections(result):
         stress_table(result), "The same as configured, by test block.", block_table(result)]))
     return out
 
-# %% ../nbs/08_experiment.ipynb #d2dfd6e8
+# %% ../nbs/08_experiment.ipynb #4c30370a
+def _calibration_section(result):
+    "Coverage of every trained rival, and whether its announced direction was kept."
+    words = ("Share of test outcomes inside central intervals ± standard error, in %, by horizon "
+             "and dominant regime. The errors allow for symbols that move together and labels that "
+             "overlap; effective: independent outcomes they are worth. Regimes of several seeds "
+             "are averaged by name.")
+    targets, items, bins = result.market.handler.targets, [words], {}
+    for label, table in coverage_tables(result).items():
+        items += [f"{label}.", coverage_figure(table.frame, f"Coverage of {label}"), table]
+    for m, said in result.forecasts.items():
+        if 1 in said.horizons:
+            bins[STRATEGIES[m].label] = reliability(said, targets).frame
+    return Section("Were the probabilities kept?",
+                   items + ([reliability_figure(bins)] if bins else []))
+
+# %% ../nbs/08_experiment.ipynb #2ba6aaa4
 def _equity_section(result):
     "Equity, drawdown and rolling Sharpe ratio of all rivals."
     returns = {k: b.net_returns for k, b in result.books.items()}
@@ -690,12 +724,14 @@ def _model_sections(result):
         f"{symbol}.", importance_figure(importance), *words,
         regime_figure(price, regime), attention_figure(attention, days)])]
 
-# %% ../nbs/08_experiment.ipynb #faeb870d
+# %% ../nbs/08_experiment.ipynb #28465a1e
 def make_report(
     result:ExperimentResult, # what was found
 )->Path: # runs/<id>/report.html
     "Write the self-contained page of an experiment."
     sections = [*_table_sections(result), _equity_section(result)]
+    if result.forecasts:
+        sections.append(_calibration_section(result))
     if "hybrid" in result.forecasts:
         sections += _model_sections(result)
     facts = json.loads((result.folder / "run.json").read_text())
@@ -720,7 +756,7 @@ def _flatten(
         out |= _flatten(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": str(value)}
     return out
 
-# %% ../nbs/08_experiment.ipynb #29a2ff3e
+# %% ../nbs/08_experiment.ipynb #ecc6d230
 def open_run(
     config:Config, # what is to be run
     market:Market, # on which data
@@ -741,7 +777,7 @@ def open_run(
     write_json(run / "run.json", facts | {"machine": platform.machine()})
     return run
 
-# %% ../nbs/08_experiment.ipynb #21fe4722
+# %% ../nbs/08_experiment.ipynb #e470e778
 def find_run(
     out:Path, # folder of all runs
     facts:dict, # name, fingerprint and data hash that must agree
@@ -761,7 +797,7 @@ def find_run(
     raise ConfigError(f"no run in '{out}' can be resumed: {why}. Give the same options, data and "
                       "package versions (--quick too), or leave out --resume")
 
-# %% ../nbs/08_experiment.ipynb #ba76c998
+# %% ../nbs/08_experiment.ipynb #52a3c29d
 def write_json(
     path:Path, # where to
     tree:dict, # what
@@ -769,7 +805,7 @@ def write_json(
     "Write JSON atomically."
     write_atomic(path, json.dumps(tree, indent=1, default=str))
 
-# %% ../nbs/08_experiment.ipynb #4c30370a
+# %% ../nbs/08_experiment.ipynb #b99ae0a0
 def versions()->dict: # package -> version
     "Versions of the packages that decide the numbers."
     from hybrid_ssm import __version__
@@ -777,7 +813,7 @@ def versions()->dict: # package -> version
     return {"python": platform.python_version(), "hybrid_ssm": __version__} | {
         n: metadata.version(n) for n in names}
 
-# %% ../nbs/08_experiment.ipynb #28465a1e
+# %% ../nbs/08_experiment.ipynb #3a429106
 def do_tasks(
     config:Config, # models and seeds
     market:Market, # data
@@ -796,7 +832,7 @@ def do_tasks(
         return False
     return True
 
-# %% ../nbs/08_experiment.ipynb #1d89f3c4
+# %% ../nbs/08_experiment.ipynb #98b27bd6
 def finished(
     config:Config, # models and seeds
     folds:Sequence, # of Fold
@@ -810,7 +846,7 @@ def finished(
         out.append(fold)
     return out
 
-# %% ../nbs/08_experiment.ipynb #ecc6d230
+# %% ../nbs/08_experiment.ipynb #a53aed19
 class Experiment:
     "A walk-forward comparison of all rivals under one configuration."
 
@@ -845,7 +881,7 @@ class Experiment:
             raise KeyboardInterrupt(f"no fold is finished yet; --resume goes on with {run.name}")
         return _conclude(config, market, run, folds, complete, began)
 
-# %% ../nbs/08_experiment.ipynb #e470e778
+# %% ../nbs/08_experiment.ipynb #8d48693b
 def _folds(f, sessions):
     "The walk-forward folds of a FoldConfig."
     return walk_forward(sessions, f.test_start, f.test_end, f.years, f.embargo, f.valid_fraction)

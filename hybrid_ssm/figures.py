@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PALETTE', 'INK', 'MUTED', 'STRATEGY_COLORS', 'strategy_styles', 'figure_svg', 'figure_png', 'Picture', 'FigureError',
            'equity_figure', 'drawdown_figure', 'rolling_sharpe_figure', 'weights_figure', 'calibration_figure',
-           'importance_figure', 'regime_colors', 'regime_figure', 'attention_figure']
+           'importance_figure', 'regime_colors', 'regime_figure', 'coverage_figure', 'reliability_figure',
+           'attention_figure']
 
 # %% ../nbs/06b_figures.ipynb #4ce80ff6
 import textwrap
@@ -490,6 +491,104 @@ def regime_figure(
     return figure
 
 # %% ../nbs/06b_figures.ipynb #28eb4309
+def _coverage_groups(
+    ax, # one panel
+    rows:pd.DataFrame, # one horizon: regime, nominal, actual, se
+    colors:dict, # regime -> colour
+)->list: # one handle per regime
+    levels, handles = sorted(rows["nominal"].unique()), []
+    step = .72 / max(len(colors), 1)
+    for i, (name, color) in enumerate(colors.items()):
+        part = rows[rows["regime"] == name]
+        place = np.searchsorted(levels, part["nominal"]) + (i - (len(colors) - 1) / 2) * step
+        gap = 100 * (part["actual"] - part["nominal"]).to_numpy()
+        size, bar = 6.5 if name == "all" else 5, 196 * part["se"].to_numpy()
+        handles.append(ax.errorbar(place, np.where(bar >= 0, gap, np.nan), bar, fmt="o",
+                                   color=color, markersize=size, elinewidth=1.5))
+        ax.plot(place, np.where(bar >= 0, np.nan, gap), "o", color=color, markersize=size,
+                markerfacecolor="white")                    # too little is known for an error
+    ax.axhline(0, color=INK, linewidth=1)
+    ax.set_xticks(range(len(levels)), [f"{100 * v:g} %" for v in levels])
+    ax.set(xlim=(-.55, len(levels) - .45), xlabel="announced")
+    ax.grid(False, axis="x")
+    return handles
+
+# %% ../nbs/06b_figures.ipynb #69b1043b
+@_style()
+def coverage_figure(
+    table:pd.DataFrame, # horizon, regime ('all' or a name), nominal, actual, se; shares in [0, 1]
+    title:str="Coverage of central intervals", # what is seen
+)->Picture: # one panel per horizon; bars: ±1.96 standard errors, hollow: too few sessions for one
+    "Actual less announced coverage, overall and by regime."
+    if table.empty or table["actual"].isna().all():
+        raise FigureError("no coverage to draw: pass the frame of a coverage table")
+    names = [n for n in table["regime"].unique() if n != "all"]
+    colors = {"all": INK} if (table["regime"] == "all").any() else {}
+    shades = np.array(regime_colors(len(names)) if names else ())
+    dark = lambda c: c * .7 if c.min() > .7 else c          # a pale dot would be lost
+    colors |= {n: dark(c) for n, c in zip(names, shades)}
+    horizons = table["horizon"].unique().tolist()
+    figure = Picture(figsize=(9, 3.9), layout="constrained")
+    figure.get_layout_engine().set(h_pad=.06, w_pad=.08)
+    figure.suptitle(title, x=.012, ha="left", fontsize=12.5, fontweight="bold")
+    axes = figure.subplots(1, len(horizons), sharey=True, squeeze=False)[0]
+    for ax, h in zip(axes, horizons):
+        handles = _coverage_groups(ax, table[table["horizon"] == h], colors)
+        hollow = ", hollow: no error known" * bool(table["se"].isna().any() and h == horizons[0])
+        _note(ax, f"{h} session{'s' * (h > 1)} ahead{hollow}")
+    reach = 100 * ((table["actual"] - table["nominal"]).abs() + 1.96 * table["se"].fillna(0)).max()
+    reach = min(max(1.15 * reach, 2), 25)
+    axes[0].set(ylim=(-reach, reach), ylabel="held less announced, points of %")
+    axes[0].text(.03, .98, "too wide", transform=axes[0].transAxes, va="top", color=MUTED)
+    axes[0].text(.03, .02, "too narrow", transform=axes[0].transAxes, color=MUTED)
+    _legend(figure, handles, [str(n).replace("_", " ") for n in colors])
+    return figure
+
+# %% ../nbs/06b_figures.ipynb #64236419
+def _kept_ground(
+    ax, # square axes in %
+    base:float, # actual share of rises, %
+    low:float, # of the axes
+    high:float,
+)->None:
+    x = np.array([low, base, high])
+    half = (x + base) / 2                                   # halfway between diagonal and base rate
+    ax.fill_between(x[1:], half[1:], high, color=INK, alpha=.07, linewidth=0)
+    ax.fill_between(x[:2], low, half[:2], color=INK, alpha=.07, linewidth=0)
+    ax.plot([low, high], [low, high], color=INK, linewidth=1)
+    ax.axhline(base, color=MUTED, linewidth=1, linestyle="--")
+    ax.text(high, base, f" all days {base:.1f}", va="center", color=MUTED, clip_on=False)
+
+# %% ../nbs/06b_figures.ipynb #f1ed3130
+@_style()
+def reliability_figure(
+    tables:pd.DataFrame|Mapping, # probability, frequency, se, outcomes; or name -> such a frame
+    title:str="Was the announced direction kept?", # what is seen
+)->Picture: # bars: ±1.96 standard errors
+    "Actual frequency of rises against the announced probability."
+    named = tables if isinstance(tables, Mapping) else {"": tables}
+    whole = pd.concat(list(named.values())) if named else pd.DataFrame()
+    if whole.empty:
+        raise FigureError("no reliability to draw: pass a frame of bins")
+    base = 100 * np.average(whole["frequency"], weights=whole["outcomes"])
+    errors = 1.96 * whole["se"].fillna(0)
+    low, high = (100 * f([whole["probability"], whole["frequency"] - s * errors])
+                 for f, s in ((np.min, 1), (np.max, -1)))
+    low, high = max(low - 1, 0), min(high + 1, 100)
+    figure = Picture(figsize=(6.2 if len(named) == 1 else 7.4, 5.2), layout="constrained")
+    figure.suptitle(title, x=.012, ha="left", fontsize=12.5, fontweight="bold")
+    ax = figure.subplots()
+    _kept_ground(ax, base, low, high)
+    dots = [ax.errorbar(100 * t["probability"], 100 * t["frequency"], 196 * t["se"], marker="o",
+                        **strategy_styles([name])[name] | dict(linewidth=1, elinewidth=1.4))
+            for name, t in named.items()]
+    ax.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel="announced, %", anchor="W")
+    _note(ax, "actual share of rises, %; line: kept, shaded: better than the base rate")
+    if len(named) > 1:
+        _legend(figure, dots, list(named))
+    return figure
+
+# %% ../nbs/06b_figures.ipynb #2e02b377
 def _by_lag(
     weights:np.ndarray, # (l, l), row reads column
 )->np.ndarray: # (l,) mean weight given to the session 0, 1, 2, ... before
@@ -521,7 +620,7 @@ def _session_ticks(
         ax.tick_params(bottom=True, left=True, length=3)
         ax.label_outer()
 
-# %% ../nbs/06b_figures.ipynb #69b1043b
+# %% ../nbs/06b_figures.ipynb #2200683e
 def _lag_panel(
     ax, # lower panel
     heads:np.ndarray, # (head, l, l)
@@ -539,7 +638,7 @@ def _lag_panel(
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g} %"))
     _note(ax, "mean weight by distance, % of a row; numbers in the legend: mean distance, sessions")
 
-# %% ../nbs/06b_figures.ipynb #3ebd3778
+# %% ../nbs/06b_figures.ipynb #37885dad
 @_style()
 def attention_figure(
     weights:np.ndarray, # (l, l) or (head, l, l); rows sum to 1
@@ -565,7 +664,7 @@ def attention_figure(
     _name_heads(figure, above, below, heads)
     return figure
 
-# %% ../nbs/06b_figures.ipynb #4cd010bf
+# %% ../nbs/06b_figures.ipynb #d8af71b0
 def _attention_panels(
     n:int, # number of heads
     title:str, # what is seen
@@ -582,7 +681,7 @@ def _attention_panels(
         ax.remove()
     return figure, list(above[:n]), lower.subplots()
 
-# %% ../nbs/06b_figures.ipynb #b221f0d0
+# %% ../nbs/06b_figures.ipynb #72bfd51c
 def _name_heads(
     figure:Figure, # gets the legend
     above:list, # panels of the heads

@@ -25,7 +25,7 @@ def test_the_model_loads_torch_and_no_data_library():
     assert loaded("import hybrid_ssm.hybrid", heavy | {"torch"}) == {"torch"}
 
 
-@pytest.mark.parametrize("room", ["forecast", "backtest", "metrics", "figures", "report", "costs"])
+@pytest.mark.parametrize("room", ["forecast", "calibration", "backtest", "metrics", "figures", "report", "costs"])
 def test_torch_free_rooms_stay_so(room):
     assert loaded(f"import hybrid_ssm.{room}", {"torch"}) == set()
 
