@@ -369,6 +369,11 @@ class JointLoss(_Weights):
     def __post_init__(self):
         _check_weights(self)
 
+    @property
+    def by_date(self)->bool:
+        "Whether its terms want all symbols of a date in one batch."
+        return bool(self.portfolio or self.index)
+
     def __call__(self, out, batch:Batch)->LossParts:
         "Score a model output; the first horizon of the targets is the next session."
         _check_shapes(out, batch)
