@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'DataConfig', 'FoldConfig', 'ModelConfig', 'TrainConfig', 'TradeConfig', 'Config', 'Strategy',
-           'build_hybrid', 'build_lstm', 'build_transformer', 'build_ssm', 'parse_config', 'config_text', 'read_config',
-           'Market', 'load_market', 'Task', 'all_tasks', 'make_trainer', 'do_task', 'register_trial', 'collect',
-           'target_weights', 'keep_books', 'ExperimentResult', 'result_notes', 'difference_table', 'stress_table',
-           'block_table', 'pit_values', 'calibration_verdict', 'explain_last_fold', 'make_report', 'open_run',
-           'find_run', 'write_json', 'versions', 'do_tasks', 'finished', 'Experiment']
+           'build_hybrid', 'build_lstm', 'build_transformer', 'build_ssm', 'build_vsn_lstm', 'build_dlinear',
+           'parse_config', 'config_text', 'read_config', 'Market', 'load_market', 'Task', 'all_tasks', 'make_trainer',
+           'do_task', 'register_trial', 'collect', 'target_weights', 'keep_books', 'ExperimentResult', 'result_notes',
+           'difference_table', 'stress_table', 'block_table', 'pit_values', 'calibration_verdict', 'explain_last_fold',
+           'make_report', 'open_run', 'find_run', 'write_json', 'versions', 'do_tasks', 'finished', 'Experiment']
 
 # %% ../nbs/08_experiment.ipynb #ece55fac
 import hashlib
@@ -30,8 +30,10 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/08_experiment.ipynb #fa33432a
 from .backtest import RuinError, backtest
-from .baselines import (LSTMBaseline, SSMBaseline, TransformerBaseline, buy_and_hold,
-                                  equal_parameters, equal_weight, tsmom)
+from .baselines import (
+    BoostingBaseline, DLinearBaseline, LSTMBaseline, RidgeBaseline, SSMBaseline,
+    TransformerBaseline, VSNLSTMBaseline, blend, buy_and_hold, carry, equal_parameters,
+    equal_weight, ewmac, long_only, macd, rotated_blend, tsmom)
 from .data import Bars, DataError, instrument_costs, load_bars, parse_day, write_atomic
 from .features import DEFAULT_FEATURES, FEATURES
 from .figures import (
@@ -210,6 +212,7 @@ class Strategy:
     build: Callable  # trained: (config) -> model; rule: (market) -> frame of positions or weights
     trained: bool = False
     sized: bool = True  # False: `build` gives weights, not positions
+    needs: str = ""  # a column that the bars must bring beside prices
 
 # %% ../nbs/08_experiment.ipynb #f7f8a7af
 def build_hybrid(
@@ -231,10 +234,10 @@ def build_lstm(
 
 def _as_large_as_hybrid(config, kind, **sizes):
     "A rival at the hybrid's number of parameters"
-    heads, n_features = config.models.num_heads, len(config.features)
+    heads, n_features = sizes.get("num_heads", 1), len(config.features)
     with torch.random.fork_rng(devices=[]):
         target = build_hybrid(config).num_parameters
-    build = lambda dim: kind(dim, n_features, num_heads=heads, **sizes)
+    build = lambda dim: kind(dim, n_features, **sizes)
     return equal_parameters(build, target, heads)[0]
 
 # %% ../nbs/08_experiment.ipynb #9abde159
@@ -242,26 +245,45 @@ def build_transformer(
     config:Config, # sizes and features
 )->TransformerBaseline: # untrained
     "The Transformer of a configuration, with the hybrid's number of parameters."
-    return _as_large_as_hybrid(config, TransformerBaseline)
+    return _as_large_as_hybrid(config, TransformerBaseline, num_heads=config.models.num_heads)
 
 # %% ../nbs/08_experiment.ipynb #51fe84a0
 def build_ssm(
     config:Config, # sizes and features
 )->SSMBaseline: # untrained
     "The state space alone of a configuration, with the hybrid's number of parameters."
-    return _as_large_as_hybrid(config, SSMBaseline, state_dim=config.models.state_dim)
+    m = config.models
+    return _as_large_as_hybrid(config, SSMBaseline, num_heads=m.num_heads, state_dim=m.state_dim)
 
 # %% ../nbs/08_experiment.ipynb #ce2ae477
+def build_vsn_lstm(
+    config:Config, # sizes and features
+)->VSNLSTMBaseline: # untrained
+    "The LSTM behind a variable selection, with the hybrid's number of parameters."
+    return _as_large_as_hybrid(config, VSNLSTMBaseline)
+
+# %% ../nbs/08_experiment.ipynb #d8de0a71
+def build_dlinear(
+    config:Config, # sizes and features
+)->DLinearBaseline: # untrained
+    "The line through the past, with the hybrid's number of parameters."
+    return _as_large_as_hybrid(config, DLinearBaseline)
+
+# %% ../nbs/08_experiment.ipynb #f6bf7d5e
 def _index_weights(market):
     weights = buy_and_hold(market.index, market.index.symbols[0])
     return weights.reindex(market.sessions)
+
+
+def _rule(label, rule, needs=""):
+    return Strategy(label, lambda market: rule(market.universe), needs=needs)
 
 
 def _coupled(name):
     label = f"hybrid, {name.replace('_', ' ')}"
     return Strategy(label, partial(build_hybrid, coupling=name), trained=True)
 
-
+# %% ../nbs/08_experiment.ipynb #bf95bbd7
 STRATEGIES = {
     "hybrid": Strategy("hybrid", build_hybrid, trained=True),
     "hybrid_uncoupled": Strategy("hybrid, uncoupled", partial(build_hybrid, coupling="none"),
@@ -269,14 +291,24 @@ STRATEGIES = {
     "lstm": Strategy("LSTM", build_lstm, trained=True),
     "transformer": Strategy("Transformer", build_transformer, trained=True),
     "ssm": Strategy("SSM alone", build_ssm, trained=True),
-    "tsmom": Strategy("TSMOM", lambda market: tsmom(market.universe)),
+    "vsn_lstm": Strategy("VSN+LSTM", build_vsn_lstm, trained=True),
+    "dlinear": Strategy("DLinear", build_dlinear, trained=True),
+    "boosting": Strategy("boosting", lambda c: BoostingBaseline(len(c.features)), trained=True),
+    "ridge": Strategy("ridge", lambda c: RidgeBaseline(len(c.features)), trained=True),
+    "tsmom": _rule("TSMOM", tsmom),
+    "long_only": _rule("long only", long_only),
+    "macd": _rule("MACD", macd),
+    "ewmac": _rule("EWMAC", ewmac),
+    "carry": _rule("carry", carry, needs="carry"),
+    "blend": _rule("blend", blend, needs="carry"),
+    "rotated_blend": _rule("rotated blend", rotated_blend, needs="carry"),
     "equal_weight": Strategy("equal weight", lambda market: equal_weight(market.universe),
                              sized=False),
     "index": Strategy("index", _index_weights, sized=False),
     **{f"hybrid_{name}": _coupled(name) for name in COUPLINGS[2:] + CONTROLS},
 }
 
-# %% ../nbs/08_experiment.ipynb #5de48637
+# %% ../nbs/08_experiment.ipynb #0ad66c79
 def parse_config(
     text:str, # TOML
 )->Config: # raises ConfigError naming the section, the key and the nearest known one
@@ -297,7 +329,7 @@ def parse_config(
     features = _known(_FeatureTable, "features", raw.get("features", {}))
     return Config(**raw | {"features": _feature_names(features.get("names", ()))})
 
-# %% ../nbs/08_experiment.ipynb #d0dc5622
+# %% ../nbs/08_experiment.ipynb #955a0f3b
 def config_text(
     source:str|Path, # a TOML file, or the name of a configuration in the package ('demo')
 )->str: # TOML; raises ConfigError where there is no such file
@@ -309,14 +341,14 @@ def config_text(
     names = sorted(p.name.removesuffix(".toml") for p in shipped.iterdir())
     raise ConfigError(f"no configuration '{source}': give a TOML file or one of {names}")
 
-# %% ../nbs/08_experiment.ipynb #f40a1f56
+# %% ../nbs/08_experiment.ipynb #a26f9d62
 def read_config(
     source:str|Path, # a TOML file, or the name of a configuration in the package ('demo')
 )->Config: # raises ConfigError where there is no such file
     "Read an experiment's configuration from a file or by its name."
     return parse_config(config_text(source))
 
-# %% ../nbs/08_experiment.ipynb #a26f9d62
+# %% ../nbs/08_experiment.ipynb #0be42782
 @dataclass(frozen=True, eq=False)
 class Market:
     "The bars that all rivals trade, the index, and the features and labels."
@@ -329,7 +361,7 @@ class Market:
         "The sessions of the universe."
         return self.universe.sessions
 
-# %% ../nbs/08_experiment.ipynb #200f3a3a
+# %% ../nbs/08_experiment.ipynb #6c85a151
 def _with_benchmark(load, universe, data):
     "Universe and index on common sessions, from a source that has more than the universe."
     try:
@@ -339,7 +371,7 @@ def _with_benchmark(load, universe, data):
                         "name another symbol as data.benchmark (--benchmark SYMBOL). "
                         f"{e}", symbol=data.benchmark) from e
 
-# %% ../nbs/08_experiment.ipynb #437ceecc
+# %% ../nbs/08_experiment.ipynb #0ab7df87
 def _check_market(config, universe, index):
     "What would otherwise be found missing only after the training."
     for bars in (universe, index):
@@ -348,13 +380,17 @@ def _check_market(config, universe, index):
         if config.costs.fill == "next_open" and not opens:
             raise ConfigError("costs.fill = 'next_open' needs opening prices, which the source "
                               "does not have: use 'next_close'")
+    for name in config.models.names:
+        if (column := STRATEGIES[name].needs) and column not in universe.extras:
+            raise ConfigError(f"the rival '{name}' needs a column '{column}', which the source "
+                              "does not have: leave it out of models.names")
     tested = index.close.loc[config.folds.test_start:config.folds.test_end]
     if not tested.notna().any(axis=None):
         raise DataError(f"the benchmark '{config.data.benchmark}' has no price in the test years: "
                         "name another symbol as data.benchmark (--benchmark SYMBOL)",
                         symbol=config.data.benchmark)
 
-# %% ../nbs/08_experiment.ipynb #0be42782
+# %% ../nbs/08_experiment.ipynb #22f7045f
 def load_market(
     config:Config, # which source, dates, symbols and benchmark
 )->Market: # raises DataError naming what is missing
@@ -375,7 +411,7 @@ def load_market(
     _check_market(config, universe, index)  # an error now and not after the training
     return Market(universe, index, handler)
 
-# %% ../nbs/08_experiment.ipynb #4e1b73bf
+# %% ../nbs/08_experiment.ipynb #4a933848
 @dataclass(frozen=True)
 class Task:
     "One model, one seed, one fold."
@@ -391,7 +427,7 @@ class Task:
         "Whether its forecast is on disk."
         return (self.folder(run) / "forecast.parquet").exists()
 
-# %% ../nbs/08_experiment.ipynb #3f1d77f7
+# %% ../nbs/08_experiment.ipynb #41b3d404
 def all_tasks(
     config:Config, # models and seeds
     folds:Sequence, # of Fold
@@ -400,7 +436,7 @@ def all_tasks(
     return [Task(f, m, s) for f in range(len(folds)) for m in config.models.names
             if STRATEGIES[m].trained for s in config.train.seeds]
 
-# %% ../nbs/08_experiment.ipynb #bc22a150
+# %% ../nbs/08_experiment.ipynb #f35561fc
 def make_trainer(
     config:Config, # model and training
     market:Market, # data
@@ -412,7 +448,7 @@ def make_trainer(
     start, end = (f"{s:%Y-%m-%d}" for s in market.sessions[[0, -1]])
     return ModelTrainer(model, start, end, data=market.handler, seed=task.seed)
 
-# %% ../nbs/08_experiment.ipynb #4a933848
+# %% ../nbs/08_experiment.ipynb #c41de796
 def do_task(
     task:Task, # what to do
     config:Config, # how
@@ -432,7 +468,7 @@ def do_task(
     said = trainer.predict(market.handler.panel.window(None, last)).window(first, last)
     said.to_parquet(task.folder(run) / "forecast.parquet")
 
-# %% ../nbs/08_experiment.ipynb #883d28c8
+# %% ../nbs/08_experiment.ipynb #da379d23
 def register_trial(
     out:Path, # folder of all runs
     facts:dict, # what is about to be tried
@@ -442,7 +478,7 @@ def register_trial(
     with open(out / "trials.jsonl", "a") as f:
         f.write(json.dumps(facts, sort_keys=True) + "\n")
 
-# %% ../nbs/08_experiment.ipynb #da379d23
+# %% ../nbs/08_experiment.ipynb #74182dd9
 def collect(
     config:Config, # models and seeds
     folds:Sequence, # the folds whose tasks are all done
@@ -456,7 +492,7 @@ def collect(
     return {m: concat_forecasts([one(m, i) for i in range(len(folds))])
             for m in config.models.names if STRATEGIES[m].trained}
 
-# %% ../nbs/08_experiment.ipynb #9542b13e
+# %% ../nbs/08_experiment.ipynb #6e1fc026
 def target_weights(
     config:Config, # rivals and the sizing policy
     market:Market, # bars
@@ -471,7 +507,7 @@ def target_weights(
         out[strategy.label] = config.risk.weights(said, market.universe) if strategy.sized else said
     return out
 
-# %% ../nbs/08_experiment.ipynb #d4415456
+# %% ../nbs/08_experiment.ipynb #1e311b0b
 def keep_books(
     weights:dict, # label -> frame of target weights
     config:Config, # costs and fills
@@ -492,7 +528,7 @@ def keep_books(
             continue  # `result_notes` says so
     return out
 
-# %% ../nbs/08_experiment.ipynb #5e9480e8
+# %% ../nbs/08_experiment.ipynb #79ecc7ec
 class _Readings:
     @property
     def table(self)->LeagueTable:
@@ -520,7 +556,7 @@ class _Readings:
         notes = "".join(f"<li>{escape(n)}</li>" for n in result_notes(self))
         return f"{self.table._repr_html_()}<ul>{notes}</ul>"
 
-# %% ../nbs/08_experiment.ipynb #84f6a507
+# %% ../nbs/08_experiment.ipynb #31398474
 @dataclass(frozen=True, eq=False, repr=False)
 class ExperimentResult(_Readings):
     "What an experiment found: a table, the books behind it and the folder that holds both."
@@ -533,7 +569,7 @@ class ExperimentResult(_Readings):
     books: dict  # label -> BacktestResult; a ruined rival has none
     complete: bool  # False: interrupted, later folds are missing
 
-# %% ../nbs/08_experiment.ipynb #a44d85ef
+# %% ../nbs/08_experiment.ipynb #71937d9a
 def result_notes(
     result:ExperimentResult, # what was found
 )->list: # sentences
@@ -557,7 +593,7 @@ def result_notes(
                         "--resume goes on.")
     return notes
 
-# %% ../nbs/08_experiment.ipynb #71937d9a
+# %% ../nbs/08_experiment.ipynb #35121448
 def difference_table(
     result:ExperimentResult, # what was found
     against:str='hybrid', # the row that is compared with all others
@@ -573,7 +609,7 @@ def difference_table(
                 "Excludes zero": "yes" if d.low > 0 or d.high < 0 else "no"}
     return pd.DataFrame.from_dict(rows, orient="index")
 
-# %% ../nbs/08_experiment.ipynb #2b665bcf
+# %% ../nbs/08_experiment.ipynb #ffb4e687
 def stress_table(
     result:ExperimentResult, # what was found
 )->pd.DataFrame: # net Sharpe ± SE per rival: as configured, twice the cost, one day late
@@ -586,7 +622,7 @@ def stress_table(
     return pd.DataFrame({name: {k: str(sharpe(b.net_returns)) for k, b in books.items()}
                          for name, books in columns.items()})
 
-# %% ../nbs/08_experiment.ipynb #e7823c4d
+# %% ../nbs/08_experiment.ipynb #6730ba1f
 def block_table(
     result:ExperimentResult, # what was found
 )->pd.DataFrame: # net Sharpe ± SE per rival and test block
@@ -598,7 +634,7 @@ def block_table(
             k: str(sharpe(b.net_returns.loc[days])) for k, b in result.books.items()}
     return pd.DataFrame(out)
 
-# %% ../nbs/08_experiment.ipynb #d7a84e93
+# %% ../nbs/08_experiment.ipynb #0a7e14f4
 def pit_values(
     result:ExperimentResult, # what was found
     model:str='hybrid', # which trained rival
@@ -612,7 +648,7 @@ def pit_values(
     u = t.cdf((y - mean) / scale, df)
     return u[np.isfinite(u)]
 
-# %% ../nbs/08_experiment.ipynb #1179722a
+# %% ../nbs/08_experiment.ipynb #5cd12dbd
 def calibration_verdict(
     pit:np.ndarray, # of `pit_values`
 )->str: # one sentence
@@ -623,7 +659,7 @@ def calibration_verdict(
     return (f"The 80 % interval held {held:.1%} of the outcomes and {low:.1%} of them fell below "
             f"the median: the law is {width} and its middle {lean}.")
 
-# %% ../nbs/08_experiment.ipynb #5cd12dbd
+# %% ../nbs/08_experiment.ipynb #d2dfd6e8
 def explain_last_fold(
     result:ExperimentResult, # what was found
     symbol:str, # whose attention is shown
@@ -646,7 +682,7 @@ def explain_last_fold(
     return (pd.Series(importance, panel.names), told.attention[-1][row].numpy(),
             panel.sessions[tail])
 
-# %% ../nbs/08_experiment.ipynb #af99a74f
+# %% ../nbs/08_experiment.ipynb #35a1919a
 def _table_sections(result):
     "The sections that hold tables."
     first = Section("The league table", [*result_notes(result), result.table])
@@ -662,7 +698,7 @@ def _table_sections(result):
         stress_table(result), "The same as configured, by test block.", block_table(result)]))
     return out
 
-# %% ../nbs/08_experiment.ipynb #d2dfd6e8
+# %% ../nbs/08_experiment.ipynb #296074a6
 def _equity_section(result):
     "Equity, drawdown and rolling Sharpe ratio of all rivals."
     returns = {k: b.net_returns for k, b in result.books.items()}
@@ -690,7 +726,7 @@ def _model_sections(result):
         f"{symbol}.", importance_figure(importance), *words,
         regime_figure(price, regime), attention_figure(attention, days)])]
 
-# %% ../nbs/08_experiment.ipynb #faeb870d
+# %% ../nbs/08_experiment.ipynb #29a2ff3e
 def make_report(
     result:ExperimentResult, # what was found
 )->Path: # runs/<id>/report.html
@@ -720,7 +756,7 @@ def _flatten(
         out |= _flatten(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": str(value)}
     return out
 
-# %% ../nbs/08_experiment.ipynb #29a2ff3e
+# %% ../nbs/08_experiment.ipynb #4c30370a
 def open_run(
     config:Config, # what is to be run
     market:Market, # on which data
@@ -741,7 +777,7 @@ def open_run(
     write_json(run / "run.json", facts | {"machine": platform.machine()})
     return run
 
-# %% ../nbs/08_experiment.ipynb #21fe4722
+# %% ../nbs/08_experiment.ipynb #2ba6aaa4
 def find_run(
     out:Path, # folder of all runs
     facts:dict, # name, fingerprint and data hash that must agree
@@ -761,7 +797,7 @@ def find_run(
     raise ConfigError(f"no run in '{out}' can be resumed: {why}. Give the same options, data and "
                       "package versions (--quick too), or leave out --resume")
 
-# %% ../nbs/08_experiment.ipynb #ba76c998
+# %% ../nbs/08_experiment.ipynb #28465a1e
 def write_json(
     path:Path, # where to
     tree:dict, # what
@@ -769,7 +805,7 @@ def write_json(
     "Write JSON atomically."
     write_atomic(path, json.dumps(tree, indent=1, default=str))
 
-# %% ../nbs/08_experiment.ipynb #4c30370a
+# %% ../nbs/08_experiment.ipynb #1d89f3c4
 def versions()->dict: # package -> version
     "Versions of the packages that decide the numbers."
     from hybrid_ssm import __version__
@@ -777,7 +813,7 @@ def versions()->dict: # package -> version
     return {"python": platform.python_version(), "hybrid_ssm": __version__} | {
         n: metadata.version(n) for n in names}
 
-# %% ../nbs/08_experiment.ipynb #28465a1e
+# %% ../nbs/08_experiment.ipynb #ecc6d230
 def do_tasks(
     config:Config, # models and seeds
     market:Market, # data
@@ -796,7 +832,7 @@ def do_tasks(
         return False
     return True
 
-# %% ../nbs/08_experiment.ipynb #1d89f3c4
+# %% ../nbs/08_experiment.ipynb #e470e778
 def finished(
     config:Config, # models and seeds
     folds:Sequence, # of Fold
@@ -810,7 +846,7 @@ def finished(
         out.append(fold)
     return out
 
-# %% ../nbs/08_experiment.ipynb #ecc6d230
+# %% ../nbs/08_experiment.ipynb #b99ae0a0
 class Experiment:
     "A walk-forward comparison of all rivals under one configuration."
 
@@ -845,7 +881,7 @@ class Experiment:
             raise KeyboardInterrupt(f"no fold is finished yet; --resume goes on with {run.name}")
         return _conclude(config, market, run, folds, complete, began)
 
-# %% ../nbs/08_experiment.ipynb #e470e778
+# %% ../nbs/08_experiment.ipynb #b14027a6
 def _folds(f, sessions):
     "The walk-forward folds of a FoldConfig."
     return walk_forward(sessions, f.test_start, f.test_end, f.years, f.embargo, f.valid_fraction)

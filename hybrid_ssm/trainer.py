@@ -485,6 +485,10 @@ def _train(trainer, epochs, learning_rate, fold, options):
     o = options
     data = trainer.data.prepare_training_data(o["window"], fold, o["stride"], o["warm_up"])
     trainer.scaler = data.scaler
+    if hasattr(trainer.model, "fit_windows"):  # a learner without gradients
+        told = trainer.model.fit_windows(data.train, data.valid, trainer.seed)
+        trainer.history = History([dict(epoch=0, **told)])
+        return trainer.history
     run = Run(trainer.model, epochs, trainer.device)
     if o["resume"]:
         resume_run(run, o["checkpoint"])
