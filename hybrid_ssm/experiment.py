@@ -468,7 +468,7 @@ def do_task(
     said = trainer.predict(market.handler.panel.window(None, last)).window(first, last)
     said.to_parquet(task.folder(run) / "forecast.parquet")
 
-# %% ../nbs/08_experiment.ipynb #da379d23
+# %% ../nbs/08_experiment.ipynb #d4415456
 def register_trial(
     out:Path, # folder of all runs
     facts:dict, # what is about to be tried
@@ -478,7 +478,7 @@ def register_trial(
     with open(out / "trials.jsonl", "a") as f:
         f.write(json.dumps(facts, sort_keys=True) + "\n")
 
-# %% ../nbs/08_experiment.ipynb #74182dd9
+# %% ../nbs/08_experiment.ipynb #1e311b0b
 def collect(
     config:Config, # models and seeds
     folds:Sequence, # the folds whose tasks are all done
@@ -492,7 +492,7 @@ def collect(
     return {m: concat_forecasts([one(m, i) for i in range(len(folds))])
             for m in config.models.names if STRATEGIES[m].trained}
 
-# %% ../nbs/08_experiment.ipynb #6e1fc026
+# %% ../nbs/08_experiment.ipynb #5e9480e8
 def target_weights(
     config:Config, # rivals and the sizing policy
     market:Market, # bars
@@ -507,7 +507,7 @@ def target_weights(
         out[strategy.label] = config.risk.weights(said, market.universe) if strategy.sized else said
     return out
 
-# %% ../nbs/08_experiment.ipynb #1e311b0b
+# %% ../nbs/08_experiment.ipynb #84f6a507
 def keep_books(
     weights:dict, # label -> frame of target weights
     config:Config, # costs and fills
@@ -528,7 +528,7 @@ def keep_books(
             continue  # `result_notes` says so
     return out
 
-# %% ../nbs/08_experiment.ipynb #79ecc7ec
+# %% ../nbs/08_experiment.ipynb #71937d9a
 class _Readings:
     @property
     def table(self)->LeagueTable:
@@ -556,7 +556,7 @@ class _Readings:
         notes = "".join(f"<li>{escape(n)}</li>" for n in result_notes(self))
         return f"{self.table._repr_html_()}<ul>{notes}</ul>"
 
-# %% ../nbs/08_experiment.ipynb #31398474
+# %% ../nbs/08_experiment.ipynb #2b665bcf
 @dataclass(frozen=True, eq=False, repr=False)
 class ExperimentResult(_Readings):
     "What an experiment found: a table, the books behind it and the folder that holds both."
@@ -569,7 +569,7 @@ class ExperimentResult(_Readings):
     books: dict  # label -> BacktestResult; a ruined rival has none
     complete: bool  # False: interrupted, later folds are missing
 
-# %% ../nbs/08_experiment.ipynb #71937d9a
+# %% ../nbs/08_experiment.ipynb #e7823c4d
 def result_notes(
     result:ExperimentResult, # what was found
 )->list: # sentences
@@ -593,7 +593,7 @@ def result_notes(
                         "--resume goes on.")
     return notes
 
-# %% ../nbs/08_experiment.ipynb #35121448
+# %% ../nbs/08_experiment.ipynb #6730ba1f
 def difference_table(
     result:ExperimentResult, # what was found
     against:str='hybrid', # the row that is compared with all others
@@ -609,7 +609,7 @@ def difference_table(
                 "Excludes zero": "yes" if d.low > 0 or d.high < 0 else "no"}
     return pd.DataFrame.from_dict(rows, orient="index")
 
-# %% ../nbs/08_experiment.ipynb #ffb4e687
+# %% ../nbs/08_experiment.ipynb #a844964a
 def stress_table(
     result:ExperimentResult, # what was found
 )->pd.DataFrame: # net Sharpe ± SE per rival: as configured, twice the cost, one day late
@@ -622,7 +622,7 @@ def stress_table(
     return pd.DataFrame({name: {k: str(sharpe(b.net_returns)) for k, b in books.items()}
                          for name, books in columns.items()})
 
-# %% ../nbs/08_experiment.ipynb #6730ba1f
+# %% ../nbs/08_experiment.ipynb #d7a84e93
 def block_table(
     result:ExperimentResult, # what was found
 )->pd.DataFrame: # net Sharpe ± SE per rival and test block
@@ -634,7 +634,7 @@ def block_table(
             k: str(sharpe(b.net_returns.loc[days])) for k, b in result.books.items()}
     return pd.DataFrame(out)
 
-# %% ../nbs/08_experiment.ipynb #0a7e14f4
+# %% ../nbs/08_experiment.ipynb #70426c39
 def pit_values(
     result:ExperimentResult, # what was found
     model:str='hybrid', # which trained rival
@@ -648,7 +648,7 @@ def pit_values(
     u = t.cdf((y - mean) / scale, df)
     return u[np.isfinite(u)]
 
-# %% ../nbs/08_experiment.ipynb #5cd12dbd
+# %% ../nbs/08_experiment.ipynb #af99a74f
 def calibration_verdict(
     pit:np.ndarray, # of `pit_values`
 )->str: # one sentence
@@ -659,7 +659,7 @@ def calibration_verdict(
     return (f"The 80 % interval held {held:.1%} of the outcomes and {low:.1%} of them fell below "
             f"the median: the law is {width} and its middle {lean}.")
 
-# %% ../nbs/08_experiment.ipynb #d2dfd6e8
+# %% ../nbs/08_experiment.ipynb #35a1919a
 def explain_last_fold(
     result:ExperimentResult, # what was found
     symbol:str, # whose attention is shown
@@ -682,7 +682,7 @@ def explain_last_fold(
     return (pd.Series(importance, panel.names), told.attention[-1][row].numpy(),
             panel.sessions[tail])
 
-# %% ../nbs/08_experiment.ipynb #35a1919a
+# %% ../nbs/08_experiment.ipynb #29a2ff3e
 def _table_sections(result):
     "The sections that hold tables."
     first = Section("The league table", [*result_notes(result), result.table])
@@ -698,7 +698,7 @@ def _table_sections(result):
         stress_table(result), "The same as configured, by test block.", block_table(result)]))
     return out
 
-# %% ../nbs/08_experiment.ipynb #296074a6
+# %% ../nbs/08_experiment.ipynb #21fe4722
 def _equity_section(result):
     "Equity, drawdown and rolling Sharpe ratio of all rivals."
     returns = {k: b.net_returns for k, b in result.books.items()}
@@ -726,7 +726,7 @@ def _model_sections(result):
         f"{symbol}.", importance_figure(importance), *words,
         regime_figure(price, regime), attention_figure(attention, days)])]
 
-# %% ../nbs/08_experiment.ipynb #29a2ff3e
+# %% ../nbs/08_experiment.ipynb #ba76c998
 def make_report(
     result:ExperimentResult, # what was found
 )->Path: # runs/<id>/report.html
@@ -756,7 +756,7 @@ def _flatten(
         out |= _flatten(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": str(value)}
     return out
 
-# %% ../nbs/08_experiment.ipynb #4c30370a
+# %% ../nbs/08_experiment.ipynb #28465a1e
 def open_run(
     config:Config, # what is to be run
     market:Market, # on which data
@@ -777,7 +777,7 @@ def open_run(
     write_json(run / "run.json", facts | {"machine": platform.machine()})
     return run
 
-# %% ../nbs/08_experiment.ipynb #2ba6aaa4
+# %% ../nbs/08_experiment.ipynb #1d89f3c4
 def find_run(
     out:Path, # folder of all runs
     facts:dict, # name, fingerprint and data hash that must agree
@@ -797,7 +797,7 @@ def find_run(
     raise ConfigError(f"no run in '{out}' can be resumed: {why}. Give the same options, data and "
                       "package versions (--quick too), or leave out --resume")
 
-# %% ../nbs/08_experiment.ipynb #28465a1e
+# %% ../nbs/08_experiment.ipynb #22567e74
 def write_json(
     path:Path, # where to
     tree:dict, # what
@@ -805,7 +805,7 @@ def write_json(
     "Write JSON atomically."
     write_atomic(path, json.dumps(tree, indent=1, default=str))
 
-# %% ../nbs/08_experiment.ipynb #1d89f3c4
+# %% ../nbs/08_experiment.ipynb #ecc6d230
 def versions()->dict: # package -> version
     "Versions of the packages that decide the numbers."
     from hybrid_ssm import __version__
@@ -813,7 +813,7 @@ def versions()->dict: # package -> version
     return {"python": platform.python_version(), "hybrid_ssm": __version__} | {
         n: metadata.version(n) for n in names}
 
-# %% ../nbs/08_experiment.ipynb #ecc6d230
+# %% ../nbs/08_experiment.ipynb #52a3c29d
 def do_tasks(
     config:Config, # models and seeds
     market:Market, # data
@@ -832,7 +832,7 @@ def do_tasks(
         return False
     return True
 
-# %% ../nbs/08_experiment.ipynb #e470e778
+# %% ../nbs/08_experiment.ipynb #b99ae0a0
 def finished(
     config:Config, # models and seeds
     folds:Sequence, # of Fold
@@ -846,7 +846,7 @@ def finished(
         out.append(fold)
     return out
 
-# %% ../nbs/08_experiment.ipynb #b99ae0a0
+# %% ../nbs/08_experiment.ipynb #3a429106
 class Experiment:
     "A walk-forward comparison of all rivals under one configuration."
 
@@ -881,7 +881,7 @@ class Experiment:
             raise KeyboardInterrupt(f"no fold is finished yet; --resume goes on with {run.name}")
         return _conclude(config, market, run, folds, complete, began)
 
-# %% ../nbs/08_experiment.ipynb #b14027a6
+# %% ../nbs/08_experiment.ipynb #98b27bd6
 def _folds(f, sessions):
     "The walk-forward folds of a FoldConfig."
     return walk_forward(sessions, f.test_start, f.test_end, f.years, f.embargo, f.valid_fraction)
