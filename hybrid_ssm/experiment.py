@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['STRATEGIES', 'DataConfig', 'FoldConfig', 'ModelConfig', 'TrainConfig', 'TradeConfig', 'Config', 'Strategy',
-           'build_hybrid', 'build_lstm', 'build_transformer', 'build_ssm', 'parse_config', 'config_text', 'read_config',
-           'Market', 'load_market', 'Task', 'all_tasks', 'make_trainer', 'mend_law', 'do_task', 'register_trial',
-           'collect', 'target_weights', 'keep_books', 'ExperimentResult', 'result_notes', 'difference_table',
-           'stress_table', 'block_table', 'pit_values', 'coverage_tables', 'explain_last_fold', 'make_report',
-           'open_run', 'find_run', 'write_json', 'versions', 'do_tasks', 'finished', 'Experiment']
+           'build_hybrid', 'build_lstm', 'build_transformer', 'build_ssm', 'build_vsn_lstm', 'build_dlinear',
+           'parse_config', 'config_text', 'read_config', 'Market', 'load_market', 'Task', 'all_tasks', 'make_trainer',
+           'mend_law', 'do_task', 'register_trial', 'collect', 'target_weights', 'keep_books', 'ExperimentResult',
+           'result_notes', 'difference_table', 'stress_table', 'block_table', 'pit_values', 'coverage_tables',
+           'explain_last_fold', 'make_report', 'open_run', 'find_run', 'write_json', 'do_tasks', 'finished',
+           'Experiment']
 
 # %% ../nbs/08_experiment.ipynb #ece55fac
 import hashlib
@@ -20,7 +21,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from functools import partial
 from html import escape
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,12 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/08_experiment.ipynb #fa33432a
 from .backtest import RuinError, backtest
-from .baselines import (LSTMBaseline, SSMBaseline, TransformerBaseline, buy_and_hold,
-                                  equal_parameters, equal_weight, tsmom)
-from .calibration import (calibration_verdict, coverage, fit_calibration, pit,
-                                    reliability)
+from .baselines import (
+    BoostingBaseline, DLinearBaseline, LSTMBaseline, RidgeBaseline, SSMBaseline,
+    TransformerBaseline, VSNLSTMBaseline, blend, buy_and_hold, carry, equal_parameters,
+    equal_weight, ewmac, long_only, macd, rotated_blend, tsmom)
+from .calibration import (
+    calibration_verdict, coverage, fit_calibration, pit, reliability)
 from .data import Bars, DataError, instrument_costs, load_bars, parse_day, write_atomic
 from .features import DEFAULT_FEATURES, FEATURES
 from .figures import (
@@ -47,7 +50,7 @@ from .report import Section, write_report
 from .risk import RiskPolicy
 from .splits import Fold, walk_forward
 from .ssm import ConfigError
-from .trainer import ModelTrainer
+from .trainer import ModelTrainer, versions
 
 # %% ../nbs/08_experiment.ipynb #8e698323
 def _normalise_dates(config, **kinds):
@@ -220,6 +223,7 @@ class Strategy:
     build: Callable  # trained: (config) -> model; rule: (market) -> frame of positions or weights
     trained: bool = False
     sized: bool = True  # False: `build` gives weights, not positions
+    needs: str = ""  # a column that the bars must bring beside prices
 
 # %% ../nbs/08_experiment.ipynb #962ff565
 def build_hybrid(
@@ -241,10 +245,10 @@ def build_lstm(
 
 def _as_large_as_hybrid(config, kind, **sizes):
     "A rival at the hybrid's number of parameters"
-    heads, n_features = config.models.num_heads, len(config.features)
+    heads, n_features = sizes.get("num_heads", 1), len(config.features)
     with torch.random.fork_rng(devices=[]):
         target = build_hybrid(config).num_parameters
-    build = lambda dim: kind(dim, n_features, num_heads=heads, **sizes)
+    build = lambda dim: kind(dim, n_features, **sizes)
     return equal_parameters(build, target, heads)[0]
 
 # %% ../nbs/08_experiment.ipynb #51fe84a0
@@ -252,26 +256,45 @@ def build_transformer(
     config:Config, # sizes and features
 )->TransformerBaseline: # untrained
     "The Transformer of a configuration, with the hybrid's number of parameters."
-    return _as_large_as_hybrid(config, TransformerBaseline)
+    return _as_large_as_hybrid(config, TransformerBaseline, num_heads=config.models.num_heads)
 
 # %% ../nbs/08_experiment.ipynb #ce2ae477
 def build_ssm(
     config:Config, # sizes and features
 )->SSMBaseline: # untrained
     "The state space alone of a configuration, with the hybrid's number of parameters."
-    return _as_large_as_hybrid(config, SSMBaseline, state_dim=config.models.state_dim)
+    m = config.models
+    return _as_large_as_hybrid(config, SSMBaseline, num_heads=m.num_heads, state_dim=m.state_dim)
 
 # %% ../nbs/08_experiment.ipynb #d8de0a71
+def build_vsn_lstm(
+    config:Config, # sizes and features
+)->VSNLSTMBaseline: # untrained
+    "The LSTM behind a variable selection, with the hybrid's number of parameters."
+    return _as_large_as_hybrid(config, VSNLSTMBaseline)
+
+# %% ../nbs/08_experiment.ipynb #f6bf7d5e
+def build_dlinear(
+    config:Config, # sizes and features
+)->DLinearBaseline: # untrained
+    "The line through the past, with the hybrid's number of parameters."
+    return _as_large_as_hybrid(config, DLinearBaseline)
+
+# %% ../nbs/08_experiment.ipynb #bf95bbd7
 def _index_weights(market):
     weights = buy_and_hold(market.index, market.index.symbols[0])
     return weights.reindex(market.sessions)
+
+
+def _rule(label, rule, needs=""):
+    return Strategy(label, lambda market: rule(market.universe), needs=needs)
 
 
 def _coupled(name):
     label = f"hybrid, {name.replace('_', ' ')}"
     return Strategy(label, partial(build_hybrid, coupling=name), trained=True)
 
-
+# %% ../nbs/08_experiment.ipynb #da1fc525
 STRATEGIES = {
     "hybrid": Strategy("hybrid", build_hybrid, trained=True),
     "hybrid_uncoupled": Strategy("hybrid, uncoupled", partial(build_hybrid, coupling="none"),
@@ -279,14 +302,24 @@ STRATEGIES = {
     "lstm": Strategy("LSTM", build_lstm, trained=True),
     "transformer": Strategy("Transformer", build_transformer, trained=True),
     "ssm": Strategy("SSM alone", build_ssm, trained=True),
-    "tsmom": Strategy("TSMOM", lambda market: tsmom(market.universe)),
+    "vsn_lstm": Strategy("VSN+LSTM", build_vsn_lstm, trained=True),
+    "dlinear": Strategy("DLinear", build_dlinear, trained=True),
+    "boosting": Strategy("boosting", lambda c: BoostingBaseline(len(c.features)), trained=True),
+    "ridge": Strategy("ridge", lambda c: RidgeBaseline(len(c.features)), trained=True),
+    "tsmom": _rule("TSMOM", tsmom),
+    "long_only": _rule("long only", long_only),
+    "macd": _rule("MACD", macd),
+    "ewmac": _rule("EWMAC", ewmac),
+    "carry": _rule("carry", carry, needs="carry"),
+    "blend": _rule("blend", blend, needs="carry"),
+    "rotated_blend": _rule("rotated blend", rotated_blend, needs="carry"),
     "equal_weight": Strategy("equal weight", lambda market: equal_weight(market.universe),
                              sized=False),
     "index": Strategy("index", _index_weights, sized=False),
     **{f"hybrid_{name}": _coupled(name) for name in COUPLINGS[2:] + CONTROLS},
 }
 
-# %% ../nbs/08_experiment.ipynb #d0dc5622
+# %% ../nbs/08_experiment.ipynb #955a0f3b
 def parse_config(
     text:str, # TOML
 )->Config: # raises ConfigError naming the section, the key and the nearest known one
@@ -307,7 +340,7 @@ def parse_config(
     features = _known(_FeatureTable, "features", raw.get("features", {}))
     return Config(**raw | {"features": _feature_names(features.get("names", ()))})
 
-# %% ../nbs/08_experiment.ipynb #f40a1f56
+# %% ../nbs/08_experiment.ipynb #a26f9d62
 def config_text(
     source:str|Path, # a TOML file, or the name of a configuration in the package ('demo')
 )->str: # TOML; raises ConfigError where there is no such file
@@ -319,14 +352,14 @@ def config_text(
     names = sorted(p.name.removesuffix(".toml") for p in shipped.iterdir())
     raise ConfigError(f"no configuration '{source}': give a TOML file or one of {names}")
 
-# %% ../nbs/08_experiment.ipynb #0ad66c79
+# %% ../nbs/08_experiment.ipynb #200f3a3a
 def read_config(
     source:str|Path, # a TOML file, or the name of a configuration in the package ('demo')
 )->Config: # raises ConfigError where there is no such file
     "Read an experiment's configuration from a file or by its name."
     return parse_config(config_text(source))
 
-# %% ../nbs/08_experiment.ipynb #200f3a3a
+# %% ../nbs/08_experiment.ipynb #6c85a151
 @dataclass(frozen=True, eq=False)
 class Market:
     "The bars that all rivals trade, the index, and the features and labels."
@@ -339,7 +372,7 @@ class Market:
         "The sessions of the universe."
         return self.universe.sessions
 
-# %% ../nbs/08_experiment.ipynb #437ceecc
+# %% ../nbs/08_experiment.ipynb #0ab7df87
 def _with_benchmark(load, universe, data):
     "Universe and index on common sessions, from a source that has more than the universe."
     try:
@@ -349,7 +382,7 @@ def _with_benchmark(load, universe, data):
                         "name another symbol as data.benchmark (--benchmark SYMBOL). "
                         f"{e}", symbol=data.benchmark) from e
 
-# %% ../nbs/08_experiment.ipynb #0be42782
+# %% ../nbs/08_experiment.ipynb #22f7045f
 def _check_market(config, universe, index):
     "What would otherwise be found missing only after the training."
     for bars in (universe, index):
@@ -358,13 +391,17 @@ def _check_market(config, universe, index):
         if config.costs.fill == "next_open" and not opens:
             raise ConfigError("costs.fill = 'next_open' needs opening prices, which the source "
                               "does not have: use 'next_close'")
+    for name in config.models.names:
+        if (column := STRATEGIES[name].needs) and column not in universe.extras:
+            raise ConfigError(f"the rival '{name}' needs a column '{column}', which the source "
+                              "does not have: leave it out of models.names")
     tested = index.close.loc[config.folds.test_start:config.folds.test_end]
     if not tested.notna().any(axis=None):
         raise DataError(f"the benchmark '{config.data.benchmark}' has no price in the test years: "
                         "name another symbol as data.benchmark (--benchmark SYMBOL)",
                         symbol=config.data.benchmark)
 
-# %% ../nbs/08_experiment.ipynb #6c85a151
+# %% ../nbs/08_experiment.ipynb #817a2433
 def load_market(
     config:Config, # which source, dates, symbols and benchmark
 )->Market: # raises DataError naming what is missing
@@ -385,7 +422,7 @@ def load_market(
     _check_market(config, universe, index)  # an error now and not after the training
     return Market(universe, index, handler)
 
-# %% ../nbs/08_experiment.ipynb #3f1d77f7
+# %% ../nbs/08_experiment.ipynb #41b3d404
 @dataclass(frozen=True)
 class Task:
     "One model, one seed, one fold."
@@ -401,7 +438,7 @@ class Task:
         "Whether its forecast is on disk."
         return (self.folder(run) / "forecast.parquet").exists()
 
-# %% ../nbs/08_experiment.ipynb #bc22a150
+# %% ../nbs/08_experiment.ipynb #f35561fc
 def all_tasks(
     config:Config, # models and seeds
     folds:Sequence, # of Fold
@@ -410,7 +447,7 @@ def all_tasks(
     return [Task(f, m, s) for f in range(len(folds)) for m in config.models.names
             if STRATEGIES[m].trained for s in config.train.seeds]
 
-# %% ../nbs/08_experiment.ipynb #4a933848
+# %% ../nbs/08_experiment.ipynb #c41de796
 def make_trainer(
     config:Config, # model and training
     market:Market, # data
@@ -422,7 +459,7 @@ def make_trainer(
     start, end = (f"{s:%Y-%m-%d}" for s in market.sessions[[0, -1]])
     return ModelTrainer(model, start, end, data=market.handler, seed=task.seed)
 
-# %% ../nbs/08_experiment.ipynb #f35561fc
+# %% ../nbs/08_experiment.ipynb #4f180ebf
 def mend_law(
     said:Forecast, # from the first bar on
     market:Market, # labels
@@ -435,7 +472,7 @@ def mend_law(
     write_atomic(folder / "calibration.json", json.dumps(mended.to_dict(), indent=1))
     return mended.apply(said)
 
-# %% ../nbs/08_experiment.ipynb #c41de796
+# %% ../nbs/08_experiment.ipynb #29420165
 def do_task(
     task:Task, # what to do
     config:Config, # how
@@ -457,7 +494,7 @@ def do_task(
         said = mend_law(said, market, fold, task.folder(run))
     said.window(first, last).to_parquet(task.folder(run) / "forecast.parquet")
 
-# %% ../nbs/08_experiment.ipynb #9542b13e
+# %% ../nbs/08_experiment.ipynb #5e9480e8
 def register_trial(
     out:Path, # folder of all runs
     facts:dict, # what is about to be tried
@@ -467,7 +504,7 @@ def register_trial(
     with open(out / "trials.jsonl", "a") as f:
         f.write(json.dumps(facts, sort_keys=True) + "\n")
 
-# %% ../nbs/08_experiment.ipynb #6e1fc026
+# %% ../nbs/08_experiment.ipynb #79ecc7ec
 def collect(
     config:Config, # models and seeds
     folds:Sequence, # the folds whose tasks are all done
@@ -481,7 +518,7 @@ def collect(
     return {m: concat_forecasts([one(m, i) for i in range(len(folds))])
             for m in config.models.names if STRATEGIES[m].trained}
 
-# %% ../nbs/08_experiment.ipynb #1e311b0b
+# %% ../nbs/08_experiment.ipynb #31398474
 def target_weights(
     config:Config, # rivals and the sizing policy
     market:Market, # bars
@@ -496,7 +533,7 @@ def target_weights(
         out[strategy.label] = config.risk.weights(said, market.universe) if strategy.sized else said
     return out
 
-# %% ../nbs/08_experiment.ipynb #5e9480e8
+# %% ../nbs/08_experiment.ipynb #71937d9a
 def keep_books(
     weights:dict, # label -> frame of target weights
     config:Config, # costs and fills
@@ -517,7 +554,7 @@ def keep_books(
             continue  # `result_notes` says so
     return out
 
-# %% ../nbs/08_experiment.ipynb #31398474
+# %% ../nbs/08_experiment.ipynb #ffb4e687
 class _Readings:
     @property
     def table(self)->LeagueTable:
@@ -545,7 +582,7 @@ class _Readings:
         notes = "".join(f"<li>{escape(n)}</li>" for n in result_notes(self))
         return f"{self.table._repr_html_()}<ul>{notes}</ul>"
 
-# %% ../nbs/08_experiment.ipynb #71937d9a
+# %% ../nbs/08_experiment.ipynb #6730ba1f
 @dataclass(frozen=True, eq=False, repr=False)
 class ExperimentResult(_Readings):
     "What an experiment found: a table, the books behind it and the folder that holds both."
@@ -558,7 +595,7 @@ class ExperimentResult(_Readings):
     books: dict  # label -> BacktestResult; a ruined rival has none
     complete: bool  # False: interrupted, later folds are missing
 
-# %% ../nbs/08_experiment.ipynb #2b665bcf
+# %% ../nbs/08_experiment.ipynb #a844964a
 def result_notes(
     result:ExperimentResult, # what was found
 )->list: # sentences
@@ -582,7 +619,7 @@ def result_notes(
                         "--resume goes on.")
     return notes
 
-# %% ../nbs/08_experiment.ipynb #ffb4e687
+# %% ../nbs/08_experiment.ipynb #25394916
 def difference_table(
     result:ExperimentResult, # what was found
     against:str='hybrid', # the row that is compared with all others
@@ -598,7 +635,7 @@ def difference_table(
                 "Excludes zero": "yes" if d.low > 0 or d.high < 0 else "no"}
     return pd.DataFrame.from_dict(rows, orient="index")
 
-# %% ../nbs/08_experiment.ipynb #6730ba1f
+# %% ../nbs/08_experiment.ipynb #0a7e14f4
 def stress_table(
     result:ExperimentResult, # what was found
 )->pd.DataFrame: # net Sharpe ± SE per rival: as configured, twice the cost, one day late
@@ -611,7 +648,7 @@ def stress_table(
     return pd.DataFrame({name: {k: str(sharpe(b.net_returns)) for k, b in books.items()}
                          for name, books in columns.items()})
 
-# %% ../nbs/08_experiment.ipynb #a844964a
+# %% ../nbs/08_experiment.ipynb #5cd12dbd
 def block_table(
     result:ExperimentResult, # what was found
 )->pd.DataFrame: # net Sharpe ± SE per rival and test block
@@ -623,7 +660,7 @@ def block_table(
             k: str(sharpe(b.net_returns.loc[days])) for k, b in result.books.items()}
     return pd.DataFrame(out)
 
-# %% ../nbs/08_experiment.ipynb #5cd12dbd
+# %% ../nbs/08_experiment.ipynb #35a1919a
 def pit_values(
     result:ExperimentResult, # what was found
     model:str='hybrid', # which trained rival
@@ -632,7 +669,7 @@ def pit_values(
     u = pit(result.forecasts[model], result.market.handler.targets).to_numpy()
     return u[np.isfinite(u)]
 
-# %% ../nbs/08_experiment.ipynb #d2dfd6e8
+# %% ../nbs/08_experiment.ipynb #21fe4722
 def coverage_tables(
     result:ExperimentResult, # what was found
 )->dict: # label -> CoverageTable of each trained rival with a law, test sessions only
@@ -641,7 +678,7 @@ def coverage_tables(
     return {STRATEGIES[m].label: coverage(said, targets) for m, said in result.forecasts.items()
             if set(said.horizons) & set(targets.horizons)}
 
-# %% ../nbs/08_experiment.ipynb #29a2ff3e
+# %% ../nbs/08_experiment.ipynb #28465a1e
 def explain_last_fold(
     result:ExperimentResult, # what was found
     symbol:str, # whose attention is shown
@@ -664,7 +701,7 @@ def explain_last_fold(
     return (pd.Series(importance, panel.names), told.attention[-1][row].numpy(),
             panel.sessions[tail])
 
-# %% ../nbs/08_experiment.ipynb #ba76c998
+# %% ../nbs/08_experiment.ipynb #22567e74
 def _table_sections(result):
     "The sections that hold tables."
     first = Section("The league table", [*result_notes(result), result.table])
@@ -680,7 +717,7 @@ def _table_sections(result):
         stress_table(result), "The same as configured, by test block.", block_table(result)]))
     return out
 
-# %% ../nbs/08_experiment.ipynb #4c30370a
+# %% ../nbs/08_experiment.ipynb #ecc6d230
 def _calibration_section(result):
     "Coverage of every trained rival, and whether its announced direction was kept."
     words = ("Share of test outcomes inside central intervals ± standard error, in %, by horizon "
@@ -696,7 +733,7 @@ def _calibration_section(result):
     return Section("Were the probabilities kept?",
                    items + ([reliability_figure(bins)] if bins else []))
 
-# %% ../nbs/08_experiment.ipynb #2ba6aaa4
+# %% ../nbs/08_experiment.ipynb #e470e778
 def _equity_section(result):
     "Equity, drawdown and rolling Sharpe ratio of all rivals."
     returns = {k: b.net_returns for k, b in result.books.items()}
@@ -724,7 +761,7 @@ def _model_sections(result):
         f"{symbol}.", importance_figure(importance), *words,
         regime_figure(price, regime), attention_figure(attention, days)])]
 
-# %% ../nbs/08_experiment.ipynb #28465a1e
+# %% ../nbs/08_experiment.ipynb #52a3c29d
 def make_report(
     result:ExperimentResult, # what was found
 )->Path: # runs/<id>/report.html
@@ -756,7 +793,7 @@ def _flatten(
         out |= _flatten(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": str(value)}
     return out
 
-# %% ../nbs/08_experiment.ipynb #ecc6d230
+# %% ../nbs/08_experiment.ipynb #3a429106
 def open_run(
     config:Config, # what is to be run
     market:Market, # on which data
@@ -777,7 +814,7 @@ def open_run(
     write_json(run / "run.json", facts | {"machine": platform.machine()})
     return run
 
-# %% ../nbs/08_experiment.ipynb #e470e778
+# %% ../nbs/08_experiment.ipynb #98b27bd6
 def find_run(
     out:Path, # folder of all runs
     facts:dict, # name, fingerprint and data hash that must agree
@@ -797,7 +834,7 @@ def find_run(
     raise ConfigError(f"no run in '{out}' can be resumed: {why}. Give the same options, data and "
                       "package versions (--quick too), or leave out --resume")
 
-# %% ../nbs/08_experiment.ipynb #52a3c29d
+# %% ../nbs/08_experiment.ipynb #010b35c7
 def write_json(
     path:Path, # where to
     tree:dict, # what
@@ -805,15 +842,7 @@ def write_json(
     "Write JSON atomically."
     write_atomic(path, json.dumps(tree, indent=1, default=str))
 
-# %% ../nbs/08_experiment.ipynb #b99ae0a0
-def versions()->dict: # package -> version
-    "Versions of the packages that decide the numbers."
-    from hybrid_ssm import __version__
-    names = ("torch", "numpy", "pandas", "skfolio", "arch", "TA-Lib")
-    return {"python": platform.python_version(), "hybrid_ssm": __version__} | {
-        n: metadata.version(n) for n in names}
-
-# %% ../nbs/08_experiment.ipynb #3a429106
+# %% ../nbs/08_experiment.ipynb #8d48693b
 def do_tasks(
     config:Config, # models and seeds
     market:Market, # data
@@ -832,7 +861,7 @@ def do_tasks(
         return False
     return True
 
-# %% ../nbs/08_experiment.ipynb #98b27bd6
+# %% ../nbs/08_experiment.ipynb #ea9c210c
 def finished(
     config:Config, # models and seeds
     folds:Sequence, # of Fold
@@ -846,7 +875,7 @@ def finished(
         out.append(fold)
     return out
 
-# %% ../nbs/08_experiment.ipynb #a53aed19
+# %% ../nbs/08_experiment.ipynb #8f00484a
 class Experiment:
     "A walk-forward comparison of all rivals under one configuration."
 
@@ -881,7 +910,7 @@ class Experiment:
             raise KeyboardInterrupt(f"no fold is finished yet; --resume goes on with {run.name}")
         return _conclude(config, market, run, folds, complete, began)
 
-# %% ../nbs/08_experiment.ipynb #8d48693b
+# %% ../nbs/08_experiment.ipynb #af4e506f
 def _folds(f, sessions):
     "The walk-forward folds of a FoldConfig."
     return walk_forward(sessions, f.test_start, f.test_end, f.years, f.embargo, f.valid_fraction)

@@ -1,10 +1,13 @@
 """Row 7, layer by layer: every kind of attention memory and every rival network is causal."""
+import numpy as np
 import pytest
 import torch
 
 from hybrid_ssm import attention
 from hybrid_ssm.attention import CONTROLS, POSITIONS, WindowedAttention
-from hybrid_ssm.baselines import LSTMBaseline, SSMBaseline, TransformerBaseline
+from hybrid_ssm.baselines import (BoostingBaseline, DLinearBaseline, LSTMBaseline, RidgeBaseline, SSMBaseline, TransformerBaseline,
+                                  VSNLSTMBaseline)
+from hybrid_ssm.handler import Sequences
 
 WINDOWS, L = (3, 9, 30, 30), 36
 KINDS = [(positions, control, kv) for positions in POSITIONS for control in (None, *CONTROLS) for kv in (4, 2)]
@@ -12,7 +15,11 @@ RIVALS = {
     "lstm": lambda: LSTMBaseline(8, 3, horizons=(1, 5)),
     "transformer": lambda: TransformerBaseline(8, 3, window=20, horizons=(1, 5)),
     "ssm": lambda: SSMBaseline(8, 3, state_dim=4, horizons=(1, 5)),
+    "vsn_lstm": lambda: VSNLSTMBaseline(8, 3, horizons=(1, 5)),
+    "dlinear": lambda: DLinearBaseline(8, 3, window=20, kernel=7, horizons=(1, 5)),
+    "ridge": lambda: RidgeBaseline(3, horizons=(1, 5)),
 }
+LOOK_BACK = {"dlinear": 20, "ridge": 21}  # sessions; the others look back over all
 
 
 def away(net, dtype=torch.float64):
@@ -30,6 +37,21 @@ def layer(positions="alibi", control=None, kv=4, windows=WINDOWS, dtype=torch.fl
 def rival(name, dtype=torch.float64):
     torch.manual_seed(7)
     return away(RIVALS[name](), dtype)
+
+
+def fitted_trees():
+    "Trees have no gradients to look at and do not survive a push, so they are grown on planted labels"
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(12, 80, 3)).astype("f4")
+    month = np.stack([np.stack([row[max(0, t - 20):t + 1].mean(0) for t in range(80)]) for row in x])
+    y = np.sign(x[..., :1]) + 3 * month[..., 1:2] + x[..., 2:] * x[..., :1]
+    n = len(x)
+    data = Sequences(x, np.ones(x.shape, bool), np.ones((n, 80), "f4"), np.arange(n), np.repeat(y, 2, -1).astype("f4"),
+                     np.zeros((n, 80), "f4"), np.zeros(n, "i8"))
+    net = BoostingBaseline(3, n_trees=25, min_leaf=10, horizons=(1, 5))
+    net.fit_windows(data[np.arange(9)], data[np.arange(9, 12)])
+    assert net.trees.any(-1).any(-1).sum() > 40, "nothing was grown, so this proves nothing"
+    return net
 
 
 def said(net, x):
@@ -64,7 +86,7 @@ def test_jacobian_of_attention(kind):
 @pytest.mark.parametrize("name", RIVALS)
 def test_jacobian_of_rivals(name):
     net = rival(name)
-    jacobian_is_causal(lambda x: said(net, x), width=3)
+    jacobian_is_causal(lambda x: said(net, x), width=3, window=LOOK_BACK.get(name, L))
 
 
 def bits_stay(net, width, cuts, sessions=150):
@@ -87,6 +109,10 @@ def test_poison_attention(kind):
 @pytest.mark.parametrize("name", RIVALS)
 def test_poison_rivals(name):
     bits_stay(rival(name, torch.float32), 3, (1, 63, 64, 126, 149))
+
+
+def test_poison_trees():
+    bits_stay(fitted_trees(), 3, (1, 63, 64, 126, 149))
 
 
 def weights_stay_inside(maps):
@@ -133,5 +159,11 @@ def test_mutants(mutants, monkeypatch):
                  plant("lag_bias", off_by_one, rival("transformer")))
     for name in RIVALS:
         net = rival(name)
-        mutants.kill(7, f"{name}: features averaged with tomorrow", lambda say: jacobian_is_causal(say, width=3),
+        within_its_own = lambda say, window=LOOK_BACK.get(name, L): jacobian_is_causal(say, width=3, window=window)
+        mutants.kill(7, f"{name}: features averaged with tomorrow", within_its_own,
                      lambda x, net=net: said(net, (x + x.roll(-1, 0)) / 2))
+    peeking, honest_read = fitted_trees(), fitted_trees().read
+    peeking.read = lambda x, mask, cache=None: honest_read((x + x.roll(-1, 1)) / 2, mask, cache)
+    mutants.kill(7, "boosting: features averaged with tomorrow", lambda net: bits_stay(net, 3, (63,)), peeking)
+    longer = away(DLinearBaseline(8, 3, window=21, kernel=7, horizons=(1, 5)))
+    mutants.kill(7, "dlinear: window one session too long", lambda net: jacobian_is_causal(lambda x: said(net, x), 3, 20), longer)

@@ -1,11 +1,14 @@
 """Row 10, layer by layer: however the sessions arrive, every memory and every rival network says the same."""
 import random
 
+import numpy as np
 import pytest
 import torch
 
 from hybrid_ssm.attention import CONTROLS, POSITIONS, WindowedAttention
-from hybrid_ssm.baselines import LSTMBaseline, SSMBaseline, TransformerBaseline
+from hybrid_ssm.baselines import (BoostingBaseline, DLinearBaseline, LSTMBaseline, RidgeBaseline, SSMBaseline, TransformerBaseline,
+                                  VSNLSTMBaseline)
+from hybrid_ssm.handler import Sequences
 
 B, L, F = 2, 96, 8
 KINDS = [(positions, control, kv) for positions in POSITIONS for control in (None, *CONTROLS) for kv in (4, 1)]
@@ -13,6 +16,9 @@ RIVALS = {
     "lstm": lambda: LSTMBaseline(16, F),
     "transformer": lambda: TransformerBaseline(16, F, window=30),
     "ssm": lambda: SSMBaseline(16, F, state_dim=8),
+    "vsn_lstm": lambda: VSNLSTMBaseline(16, F),
+    "dlinear": lambda: DLinearBaseline(16, F, window=30, kernel=9),
+    "ridge": lambda: RidgeBaseline(F),
 }
 
 
@@ -30,6 +36,20 @@ def layer(positions="alibi", control=None, kv=4):
 def rival(name):
     torch.manual_seed(10)
     return away(RIVALS[name]())
+
+
+def trees():
+    "Grown on planted labels that a week and a month know something of"
+    rng = np.random.default_rng(10)
+    x = rng.normal(size=(12, 80, F)).astype("f4")
+    y = np.sign(x[..., :1]) + np.cumsum(x[..., 1:2], 1) / 5 + x[..., 2:3] * x[..., :1]
+    n = len(x)
+    data = Sequences(x, np.ones(x.shape, bool), np.ones((n, 80), "f4"), np.arange(n), np.repeat(y, 3, -1).astype("f4"),
+                     np.zeros((n, 80), "f4"), np.zeros(n, "i8"))
+    net = BoostingBaseline(F, n_trees=40, min_leaf=10)
+    net.fit_windows(data[np.arange(9)], data[np.arange(9, 12)])
+    assert net.trees.any(-1).any(-1).sum() > 60, "nothing was grown, so this proves nothing"
+    return net
 
 
 def sessions():
@@ -95,6 +115,12 @@ def test_rivals_in_any_cut(name):
     same_in_any_cut(rival(name))
 
 
+def test_trees_in_any_cut(tell):
+    worst = same_in_any_cut(trees())
+    tell(f"boosted trees, a sum of steps: worst ratio of norms {worst:.1e}")
+    assert worst < 1e-12, "a mean on the other side of a threshold"
+
+
 @pytest.mark.slow
 def test_layers_in_200_cuts(tell):
     worst = {str(kind): same_in_any_cut(layer(*kind), number=200) for kind in KINDS}
@@ -135,5 +161,10 @@ def test_mutants(mutants):
         mutants.kill(10, f"attention: {name} not carried", lambda f: same_in_any_cut(layer(), f), forgets(part))
     mutants.kill(10, "rotary count not carried", lambda f: same_in_any_cut(layer("rotary"), f), uncounted)
     mutants.kill(10, "shuffled count not carried", lambda f: same_in_any_cut(layer(control="shuffled"), f), forgets("sessions"))
-    for name, part in (("lstm", "hidden"), ("lstm", "cell"), ("transformer", "blocks"), ("ssm", "blocks")):
+    for name, part in (("lstm", "hidden"), ("lstm", "cell"), ("transformer", "blocks"), ("ssm", "blocks"),
+                       ("vsn_lstm", "pool"), ("vsn_lstm", "hidden"), ("vsn_lstm", "cell"), ("dlinear", "rows"),
+                       ("ridge", "x"), ("ridge", "seen")):
         mutants.kill(10, f"{name}: {part} not carried", lambda f: same_in_any_cut(rival(name), f), forgets(part))
+    grown = trees()
+    for part in ("x", "seen"):
+        mutants.kill(10, f"boosting: {part} not carried", lambda f: same_in_any_cut(grown, f), forgets(part))
