@@ -54,7 +54,7 @@ def prepare(
     learning_rate:float, # peak of the schedule
     steps:int, # of the whole run
     schedule:str='one_cycle', # a name from `SCHEDULES`
-    loss=None, # an objective that is an `nn.Module` has parameters of its own
+    loss:Callable|None=None, # an objective that is an `nn.Module` has parameters of its own
 )->Run: # the same
     "AdamW over the model's parameters and those of the objective."
     if schedule not in SCHEDULES:
@@ -96,7 +96,7 @@ class RateTrial:
 def find_rate(
     model:nn.Module, # left as it is
     train:Sequences, # windows to learn from
-    loss=None, # (output, batch) -> LossParts
+    loss:Callable, # (output, batch) -> LossParts
     batch_size:int=64, # windows in a step
     low:float=1e-6, # first rate
     high:float=1., # last rate, if the loss holds out so long
@@ -119,7 +119,8 @@ def find_rate(
         losses.append(smooth / (1 - .9 ** (i + 1)))
         fallen, risen = losses[0] - min(losses), losses[-1] - min(losses)
         if not np.isfinite(smooth) or i > steps // 4 and risen > max(fallen / 2, .1): break
-    return RateTrial(rates[:len(losses)][np.isfinite(losses)], np.array(losses)[np.isfinite(losses)])
+    finite = np.isfinite(losses)
+    return RateTrial(rates[:len(losses)][finite], np.array(losses)[finite])
 
 # %% ../nbs/04e_callbacks.ipynb #39058445
 class KeepBest(Callback):
@@ -314,7 +315,7 @@ def _numbers(run, callbacks):
     flat = {f"{part}.{k}": v for part, tensors in parts.items() for k, v in tensors.items()}
     return {k: v.detach().cpu().clone().contiguous() for k, v in flat.items()}
 
-# %% ../nbs/04e_callbacks.ipynb #555850fe
+
 def _words(run):
     "Everything of a run that is no tensor, as JSON"
     groups = [{k: v for k, v in g.items() if k != "params"} for g in run.optimizer.param_groups]
@@ -322,9 +323,9 @@ def _words(run):
     return json.dumps(dict(step=run.step, losses=run.losses, facts=run.facts, schedule=schedule,
                            groups=groups, history=vars(run.history)))
 
-
+# %% ../nbs/04e_callbacks.ipynb #555850fe
 class Checkpoint(Callback):
-    "Write the state of the run after every epoch and where it stops; keep the best model beside it."
+    "Write the state after every epoch and where the run stops; keep the best model beside it."
 
     def __init__(self,
         folder:str|Path, # gets `last.safetensors` and the folder `best`; created where missing

@@ -54,7 +54,8 @@ class _Windows:
     def mask(self)->np.ndarray: return self._rows(self.tables.mask)
 
     @property
-    def dt(self)->np.ndarray: return self._rows(np.broadcast_to(self.tables.dt, self.tables.x.shape[:2]))
+    def dt(self)->np.ndarray:
+        return self._rows(np.broadcast_to(self.tables.dt, self.tables.x.shape[:2]))
 
     @property
     def cost(self)->np.ndarray: return self._rows(self.tables.cost)
@@ -83,7 +84,8 @@ class Sequences(_Windows):
     def __len__(self): return len(self.start)
 
     def __repr__(self):
-        seen = [self.tables.mask[a, s:s + self.length].mean() for a, s in zip(self.asset, self.start)]
+        seen = [self.tables.mask[a, s:s + self.length].mean()
+                for a, s in zip(self.asset, self.start)]
         return (f"Sequences: {len(self):,} windows of {self.length} sessions x "
                 f"{self.tables.x.shape[-1]} features; {self.scored().sum():,} scored next-session "
                 f"labels; {np.mean(seen) if seen else 0:.1%} of the features observed")

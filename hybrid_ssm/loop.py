@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TrainerError', 'take_batch', 'plan_epoch', 'History', 'Run', 'Callback', 'call', 'OneProcess', 'share_of',
-           'predict_batch', 'gradients', 'evaluate', 'record', 'weights', 'stopped', 'fit']
+           'predict_batch', 'gradients', 'evaluate', 'record', 'weights', 'fit']
 
 # %% ../nbs/04d_loop.ipynb #d3776de9
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -99,6 +99,7 @@ class Run:
     epochs: int  # asked for
     device: str = "cpu"  # where the model lives
     seed: int = 0  # of the order of windows and of dropout
+    clip: float = 1.  # largest norm of a gradient
     epoch: int = 0  # now running
     step: int = 0  # finished since the beginning of the run
     stop: bool = False  # set to True to end after this step
@@ -115,6 +116,11 @@ class Run:
     def judged(self)->nn.Module: # what is validated and kept
         "The model with averaged weights where there are such, else the model itself."
         return self.model if self.average is None else self.average.module
+
+    def begin(self)->float: # the time
+        "Begin an epoch: dropout on, the clock read."
+        self.model.train()
+        return time.perf_counter()
 
 # %% ../nbs/04d_loop.ipynb #54329be1
 class Callback:
@@ -142,7 +148,7 @@ class Callback:
     def load(self, state:dict)->None:
         "Take back what `state` gave."
 
-
+# %% ../nbs/04d_loop.ipynb #09ad2b50
 def call(
     callbacks:Sequence, # of Callback
     moment:str, # name of the method
@@ -152,7 +158,7 @@ def call(
     for c in callbacks:
         getattr(c, moment)(run)
 
-# %% ../nbs/04d_loop.ipynb #f1010ca9
+# %% ../nbs/04d_loop.ipynb #3b52a657
 class OneProcess:
     "A run on its own; `accelerate.Accelerator` says the same of several."
     num_processes, process_index, is_main_process = 1, 0, True
@@ -160,7 +166,7 @@ class OneProcess:
     def wait_for_everyone(self)->None:
         "Nobody to wait for."
 
-
+# %% ../nbs/04d_loop.ipynb #4dd31049
 def share_of(
     rows:np.ndarray, # windows of a batch
     together:OneProcess=OneProcess(), # or an `accelerate.Accelerator`
@@ -171,7 +177,7 @@ def share_of(
                            f"{together.num_processes} processes: use a larger batch_size or fewer")
     return np.array_split(rows, together.num_processes)[together.process_index]
 
-# %% ../nbs/04d_loop.ipynb #4dd31049
+# %% ../nbs/04d_loop.ipynb #aa8bce3f
 def predict_batch(
     model:nn.Module, # any model of this contract
     batch:Batch, # inputs
@@ -184,7 +190,7 @@ def predict_batch(
         out = model(batch.x, dt=batch.dt, mask=batch.mask, asset=asset)
     return ModelOutput(*(v.float() if v.dtype == torch.bfloat16 else v for v in out))
 
-# %% ../nbs/04d_loop.ipynb #aa8bce3f
+# %% ../nbs/04d_loop.ipynb #364c2abc
 def _pieces(batch, size):
     "A batch in parts of at most `size` windows"
     n = len(batch.x)
@@ -214,7 +220,7 @@ def _everyones(parts, together):
     cut = (torch.cat([v[:n] for v, n in zip(pieces, sizes)]) for pieces in whole)
     return type(parts)(*(None if v is None else next(cut) for v in parts))
 
-# %% ../nbs/04d_loop.ipynb #364c2abc
+# %% ../nbs/04d_loop.ipynb #4b1a8669
 def _say(model, pieces, seed, precision):
     "Outputs of each piece in turn; chance depends on the seed and the piece's number alone"
     for i, piece in enumerate(pieces):
@@ -229,12 +235,19 @@ def _place(batch, together):
     first = sum(_sizes(batch.x, together)[:together.process_index])
     return slice(first, first + len(batch.x))
 
-# %% ../nbs/04d_loop.ipynb #4483ad32
+# %% ../nbs/04d_loop.ipynb #13781258
+def _sum_up(model, together):
+    "Every process gets the sum of all gradients"
+    if together.num_processes > 1:
+        for p in (p for p in model.parameters() if p.grad is not None):
+            p.grad = together.reduce(p.grad, "sum")
+
+# %% ../nbs/04d_loop.ipynb #09f682aa
 @torch.random.fork_rng(devices=range(torch.cuda.device_count()))  # the caller's chance stays
 def gradients(
     model:nn.Module, # its parameters' `grad` grows
     batch:Batch, # this process's windows
-    loss, # (output, batch without x and mask) -> LossParts
+    loss:Callable, # (output, batch without x and mask) -> LossParts
     piece:int|None=None, # windows computed at once; None = all
     seed:int=0, # of dropout
     precision:str='fp32', # or 'bf16'
@@ -259,22 +272,15 @@ def gradients(
     _sum_up(model, together)
     return LossParts(parts.total.detach(), {k: v.detach() for k, v in parts.terms.items()})
 
-
-def _sum_up(model, together):
-    "Every process gets the sum of all gradients"
-    if together.num_processes > 1:
-        for p in (p for p in model.parameters() if p.grad is not None):
-            p.grad = together.reduce(p.grad, "sum")
-
-# %% ../nbs/04d_loop.ipynb #15819cf3
+# %% ../nbs/04d_loop.ipynb #7a213d75
 @torch.no_grad()
 def evaluate(
     model:nn.Module, # left in evaluation mode
     data:Sequences, # windows to score
-    loss, # (output, batch) -> LossParts
+    loss:Callable, # (output, batch) -> LossParts
     batch_size:int=64, # windows at once; no part of the answer
     device:str='cpu', # where the model lives
-)->dict: # 'valid' and the parts of the loss, of all windows together; 'sharpe' is the ratio, not its loss
+)->dict: # 'valid' and the parts of the loss, of all windows together; 'sharpe' is the ratio
     "The objective on windows that the model does not learn from."
     model.eval()
     rows = np.arange(len(data))
@@ -286,7 +292,7 @@ def evaluate(
         terms["sharpe"] = -terms["sharpe"]
     return dict(valid=score.total.item(), **terms)
 
-# %% ../nbs/04d_loop.ipynb #e393f251
+# %% ../nbs/04d_loop.ipynb #f5d19ee9
 def record(
     run:Run, # its history grows by one row
     scores:dict, # what `evaluate` returned
@@ -302,14 +308,14 @@ def record(
                                  seconds=time.perf_counter() - began))
     run.losses = []
 
-# %% ../nbs/04d_loop.ipynb #7a213d75
+# %% ../nbs/04d_loop.ipynb #5ab2e038
 def weights(run:Run)->list: # of parameters: the model's, and the loss's own if it has any
     "What the optimiser moves."
     return [p for group in run.optimizer.param_groups for p in group["params"]]
 
 
-def stopped(run:Run, callbacks:Sequence)->History: # as far as it has come
-    "Let callbacks act where a run stops, between two steps."
+def _stopped(run, callbacks):
+    "Let callbacks act where a run stops, between two steps; the history so far"
     call(callbacks, "at_stop", run)
     return run.history
 
@@ -319,31 +325,29 @@ def _chance(run, together):
     drawn = np.random.SeedSequence([run.seed, run.step, together.process_index])
     return int(drawn.generate_state(1)[0])
 
-# %% ../nbs/04d_loop.ipynb #f5d19ee9
+# %% ../nbs/04d_loop.ipynb #35bfcb9a
 def fit(
     train:Sequences, # windows to learn from
     valid:Sequences, # windows that choose the epoch
     run:Run, # the model, trained in place; optimiser, schedule, history so far
-    loss=JointLoss(), # (output, batch) -> LossParts
+    loss:Callable=JointLoss(), # (output, batch) -> LossParts
     callbacks:Sequence=(), # of Callback
     batch_size:int=64, # windows whose objective makes one step
     by_date:bool=False, # batches of whole dates
-    clip:float=1., # largest norm of a gradient
     **how, # `piece`, `precision`, `together`: see `gradients`
 )->History: # one row per epoch
     "Train a model: the whole loop."
-    together, step = how.get("together", OneProcess()), 0
+    together = how.get("together", OneProcess())
     call(callbacks, "before_fit", run)
     try:
         for run.epoch in range(run.epoch, run.epochs):
-            began = time.perf_counter()
-            run.model.train()
+            began = run.begin()
             plan = plan_epoch(train, batch_size, run.seed, run.epoch, by_date)
             for rows in plan[run.step - run.epoch * len(plan):]:
-                if run.stop: return stopped(run, callbacks)
+                if run.stop: return _stopped(run, callbacks)
                 batch = take_batch(train, share_of(rows, together), run.device)
                 parts = gradients(run.model, batch, loss, seed=_chance(run, together), **how)
-                nn.utils.clip_grad_norm_(weights(run), clip)
+                nn.utils.clip_grad_norm_(weights(run), run.clip)
                 run.optimizer.step(); run.schedule.step(); run.optimizer.zero_grad()
                 run.losses.append(parts.total.item()); run.step += 1
                 call(callbacks, "after_step", run)

@@ -105,7 +105,8 @@ def _check_options(o):
     if o["resume"] and o["checkpoint"] is None:
         raise TrainerError("resume=True needs checkpoint=FOLDER, the place to resume from")
     if not 0 <= o["warm_up"] < o["window"]:
-        raise TrainerError(f"warm_up={o['warm_up']} must lie in 0 .. window - 1 = {o['window'] - 1}")
+        raise TrainerError(f"warm_up={o['warm_up']} must lie in 0 .. window - 1 = "
+                           f"{o['window'] - 1}")
     for name in ("batch_size", "piece", "smooth", "every", "clip", "minutes"):
         if o[name] is not None and not o[name] > 0:
             raise TrainerError(f"{name}={o[name]} must be above 0")
@@ -133,7 +134,8 @@ def _machine():
 def _said(value):
     "An objective or an option as plain values"
     if is_dataclass(value):
-        return {type(value).__name__: {f.name: _said(getattr(value, f.name)) for f in fields(value)}}
+        inside = {f.name: _said(getattr(value, f.name)) for f in fields(value)}
+        return {type(value).__name__: inside}
     plain = isinstance(value, (int, float, str, bool, type(None)))
     return value if plain else type(value).__name__
 
@@ -153,7 +155,7 @@ def _models():
                                       for k, v in kinds(sub).items()}
     return kinds(SequenceModel)
 
-
+# %% ../nbs/05_trainer.ipynb #69282feb
 def _card(folder):
     "What `save` wrote beside the weights; raises ModelFileError"
     path = Path(folder) / "model.json"
@@ -170,7 +172,7 @@ def _card(folder):
                              "import the module that defines it first")
     return card
 
-# %% ../nbs/05_trainer.ipynb #6791c041
+# %% ../nbs/05_trainer.ipynb #0620da7b
 class _Persistence:
     "Saving and loading of a trained model with everything that made it."
 
@@ -194,6 +196,24 @@ class _Persistence:
         self.history, self.options = History(**facts["history"]), facts["options"]
         return self
 
+# %% ../nbs/05_trainer.ipynb #14bdf29f
+def _same_costs(d, folder):
+    "Costs that were a number, or the instrument table's own"
+    if d["costs"] == "a table":
+        raise ModelFileError(f"'{folder}' was trained with a table of costs: pass data=, a handler "
+                             "with the same table")
+    return d["costs"]
+
+
+def _same_data(handler, d, folder):
+    "Refuse data that are not those of the run"
+    if handler.bars.sha256 != d["sha256"]:
+        raise ModelFileError(f"the data of '{folder}' were {d['sha256'][:9]}..., '{d['source']}' "
+                             f"now gives {handler.bars.sha256[:9]}...: pass data=, a handler "
+                             "with the data you mean")
+
+# %% ../nbs/05_trainer.ipynb #ff10bfc6
+class _Loading(_Persistence):
     @classmethod
     def load(cls, folder:str|Path, data:FinancialDataHandler|None=None)->"ModelTrainer":
         "The trainer that wrote a folder, built again from the folder alone."
@@ -209,24 +229,8 @@ class _Persistence:
                   seed=facts["seed"])
         return out.restore(folder)
 
-# %% ../nbs/05_trainer.ipynb #0620da7b
-def _same_costs(d, folder):
-    "Costs that were a number, or the instrument table's own"
-    if d["costs"] == "a table":
-        raise ModelFileError(f"'{folder}' was trained with a table of costs: pass data=, a handler "
-                             "with the same table")
-    return d["costs"]
-
-
-def _same_data(handler, d, folder):
-    "Refuse data that are not those of the run"
-    if handler.bars.sha256 != d["sha256"]:
-        raise ModelFileError(f"the data of '{folder}' were {d['sha256'][:9]}..., '{d['source']}' now "
-                             f"gives {handler.bars.sha256[:9]}...: pass data=, a handler with the "
-                             "data you mean")
-
-# %% ../nbs/05_trainer.ipynb #14bdf29f
-class _Setup(_Persistence):
+# %% ../nbs/05_trainer.ipynb #42554511
+class _Setup(_Loading):
     def __init__(self,
         model:nn.Module, # HybridFinancialModel or any baseline of the same contract
         training_start:str='2010-01-01', # first session, included
@@ -256,7 +260,7 @@ def _check_fit(model, data):
             f"{len(data.features)} features: build it with input_dim={len(data.features)} or "
             "choose other features")
 
-# %% ../nbs/05_trainer.ipynb #ff10bfc6
+# %% ../nbs/05_trainer.ipynb #a2f03f33
 class ModelTrainer(_Setup):
     "Trains a model on the sessions between two dates and turns it into forecasts."
 
@@ -289,7 +293,7 @@ class ModelTrainer(_Setup):
         "What the trained model says in every session, each knowing only its past."
         return _predict(self, panel)
 
-# %% ../nbs/05_trainer.ipynb #a2f03f33
+# %% ../nbs/05_trainer.ipynb #88039b11
 def _together(device):
     "This process alone, or, started by `accelerate launch` or `torchrun`, one of several"
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
@@ -306,7 +310,7 @@ def _by_date(loss, options):
     wanted = options["by_date"]
     return bool(getattr(loss, "by_date", False)) if wanted is None else wanted
 
-# %% ../nbs/05_trainer.ipynb #0de339a4
+# %% ../nbs/05_trainer.ipynb #e5e7c668
 def _callbacks(o, epochs, together):
     "Callbacks whose state belongs to the run, and those around them"
     patience = max(epochs // 5, 5) if o["patience"] is None else o["patience"]
@@ -327,7 +331,7 @@ def _facts(trainer, epochs, learning_rate, data, o):
                 scaler=trainer.scaler.to_dict(), windows=[len(data.train), len(data.valid)],
                 by_date=_by_date(trainer.loss, o)) | {k: o[k] for k in same}
 
-# %% ../nbs/05_trainer.ipynb #88039b11
+# %% ../nbs/05_trainer.ipynb #a309448e
 def _check_training(epochs, learning_rate):
     if epochs < 1:
         raise TrainerError(f"epochs={epochs}: train for at least one")
@@ -347,14 +351,14 @@ def _alike(model, together):
 def _fresh_run(trainer, epochs, learning_rate, data, o, together):
     "A run before its first step, with optimiser and schedule"
     facts = json.loads(json.dumps(_facts(trainer, epochs, learning_rate, data, o)))
-    run = Run(_alike(trainer.model, together), epochs, trainer.device, trainer.seed, facts=facts,
-              main=together.is_main_process)
+    run = Run(_alike(trainer.model, together), epochs, trainer.device, trainer.seed, o["clip"],
+              facts=facts, main=together.is_main_process)
     run.history.floor = epochs // 10 if o["floor"] is None else o["floor"]
     run.history.smooth = o["smooth"]
     plan = plan_epoch(data.train, o["batch_size"], trainer.seed, 0, facts["by_date"])
     return prepare(run, learning_rate, epochs * len(plan), o["schedule"], trainer.loss)
 
-# %% ../nbs/05_trainer.ipynb #e5e7c668
+# %% ../nbs/05_trainer.ipynb #4852d8a1
 def _train(trainer, epochs, learning_rate, fold, o):
     "The work of `ModelTrainer.train_model`."
     _check_training(epochs, learning_rate)
@@ -374,10 +378,10 @@ def _train(trainer, epochs, learning_rate, fold, o):
     trainer.history = run.history
     with interruptible(run):
         return fit(data.train, data.valid, run, trainer.loss, own + around, o["batch_size"],
-                   run.facts["by_date"], o["clip"], piece=o["piece"], precision=o["precision"],
+                   run.facts["by_date"], piece=o["piece"], precision=o["precision"],
                    together=together)
 
-# %% ../nbs/05_trainer.ipynb #a309448e
+# %% ../nbs/05_trainer.ipynb #04fe2d37
 def _predict(trainer, panel):
     "The work of `ModelTrainer.predict`."
     if trainer.scaler is None:
@@ -386,8 +390,25 @@ def _predict(trainer, panel):
     outputs = predict_arrays(trainer.model, input_arrays(panel, trainer.scaler), trainer.device)
     return to_forecast(outputs, panel, trainer.model.horizons)
 
-# %% ../nbs/05_trainer.ipynb #6e276443
-class Ensemble:
+# %% ../nbs/05_trainer.ipynb #424fec5c
+class _Members:
+    "What an ensemble says and writes"
+    def predict_each(self, panel:FeaturePanel|None=None)->list: # of Forecast, one per member
+        "What every member says: for `uncertainty_parts` and `mixture_cdf`."
+        return [m.predict(panel) for m in self.members.values()]
+
+    def predict(self, panel:FeaturePanel|None=None)->Forecast:
+        "What they say together: mean positions, and a law that is wider where they disagree."
+        return average_forecasts(self.predict_each(panel))
+
+    def save(self, folder:str|Path)->Path:
+        "One folder per member; return the folder."
+        for seed, m in self.members.items():
+            m.save(Path(folder) / f"seed{seed}")
+        return Path(folder)
+
+# %% ../nbs/05_trainer.ipynb #440fd5d8
+class Ensemble(_Members):
     "The same model, trained from several seeds, that speaks as one."
 
     def __init__(self,
@@ -421,22 +442,11 @@ class Ensemble:
         return {seed: m.train_model(epochs, learning_rate, checkpoint=folder(seed), **options)
                 for seed, m in bar}
 
-    def predict_each(self, panel:FeaturePanel|None=None)->list: # of Forecast, one per member
-        "What every member says: for `uncertainty_parts` and `mixture_cdf`."
-        return [m.predict(panel) for m in self.members.values()]
-
-    def predict(self, panel:FeaturePanel|None=None)->Forecast:
-        "What they say together: mean positions, and a law that is wider where they disagree."
-        return average_forecasts(self.predict_each(panel))
-
-    def save(self, folder:str|Path)->Path:
-        "One folder per member; return the folder."
-        for seed, m in self.members.items():
-            m.save(Path(folder) / f"seed{seed}")
-        return Path(folder)
-
-# %% ../nbs/05_trainer.ipynb #20285f49
-def load_ensemble(folder:str|Path, data:FinancialDataHandler|None=None)->Ensemble:
+# %% ../nbs/05_trainer.ipynb #0f70a2d8
+def load_ensemble(
+    folder:str|Path, # that `Ensemble.save` wrote
+    data:FinancialDataHandler|None=None, # None = built again, and refused if they are others
+)->Ensemble: # raises ModelFileError
     "The ensemble that wrote a folder, built again from the folder alone."
     found = sorted(Path(folder).glob("seed*"), key=lambda p: int(p.name[4:]))
     if not found:
