@@ -7,6 +7,7 @@ __all__ = ['LABEL_LIMIT', 'PanelArrays', 'Sequences', 'window_starts', 'input_ar
            'cost_in_volatility', 'label_arrays']
 
 # %% ../nbs/01d_handler.ipynb #73344c8a
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -119,15 +120,17 @@ def _blank_table(folder, name, shape, dtype):
     if folder is None:
         return np.empty(shape, dtype)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(Path(folder) / f"{name}.npy", "w+", dtype, shape)
+    return np.lib.format.open_memmap(Path(folder) / f".{name}.part", "w+", dtype, shape)
 
 
 def _read_only(table, folder, name):
-    "The finished table; a file is opened again, for reading only"
+    "The finished table; a file gets its name and is opened again, for reading only"
     if folder is None:
         return table
     table.flush()
-    return np.load(Path(folder) / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    path = Path(folder) / f"{name}.npy"
+    os.replace(Path(folder) / f".{name}.part", path)  # who reads the one before keeps it
+    return np.load(path, mmap_mode="r", allow_pickle=False)
 
 # %% ../nbs/01d_handler.ipynb #008559db
 def input_arrays(
