@@ -41,7 +41,8 @@ from .data import Bars, DataError, instrument_costs, load_bars, parse_day, write
 from .features import DEFAULT_FEATURES, FEATURES
 from .figures import (
     attention_figure, calibration_figure, coverage_figure, drawdown_figure, equity_figure,
-    importance_figure, regime_figure, reliability_figure, rolling_sharpe_figure)
+    importance_figure, learning_figure, regime_figure, reliability_figure,
+    rolling_sharpe_figure)
 from .forecast import Forecast, average_forecasts, concat_forecasts, read_forecast
 from .handler import FinancialDataHandler, input_arrays
 from .hybrid import CONTROLS, COUPLINGS, HybridFinancialModel
@@ -50,7 +51,7 @@ from .report import Section, write_report
 from .risk import RiskPolicy
 from .splits import Fold, walk_forward
 from .ssm import ConfigError
-from .trainer import ModelTrainer, versions
+from .trainer import History, ModelTrainer, versions
 
 # %% ../nbs/08_experiment.ipynb #8e698323
 def _normalise_dates(config, **kinds):
@@ -734,6 +735,19 @@ def _calibration_section(result):
                    items + ([reliability_figure(bins)] if bins else []))
 
 # %% ../nbs/08_experiment.ipynb #e470e778
+def _learning_section(result):
+    "Losses by epoch of every network, fold and seed."
+    c, runs = result.config, {}
+    for model in (m for m in c.models.names if STRATEGIES[m].trained):
+        tasks = [Task(i, model, s) for i in range(len(result.folds)) for s in c.train.seeds]
+        cards = [json.loads((t.folder(result.folder) / "model.json").read_text()) for t in tasks]
+        frames = [History(**card["training"]["history"]).frame for card in cards]
+        if len(frames[0]) > 1:  # a learner without epochs has no curve
+            runs[STRATEGIES[model].label] = frames
+    return [Section("How did they learn?", ["Every fold and seed.", learning_figure(runs)])
+            ] if runs else []
+
+# %% ../nbs/08_experiment.ipynb #52a3c29d
 def _equity_section(result):
     "Equity, drawdown and rolling Sharpe ratio of all rivals."
     returns = {k: b.net_returns for k, b in result.books.items()}
@@ -761,14 +775,14 @@ def _model_sections(result):
         f"{symbol}.", importance_figure(importance), *words,
         regime_figure(price, regime), attention_figure(attention, days)])]
 
-# %% ../nbs/08_experiment.ipynb #52a3c29d
+# %% ../nbs/08_experiment.ipynb #b99ae0a0
 def make_report(
     result:ExperimentResult, # what was found
 )->Path: # runs/<id>/report.html
     "Write the self-contained page of an experiment."
     sections = [*_table_sections(result), _equity_section(result)]
     if result.forecasts:
-        sections.append(_calibration_section(result))
+        sections += [*_learning_section(result), _calibration_section(result)]
     if "hybrid" in result.forecasts:
         sections += _model_sections(result)
     facts = json.loads((result.folder / "run.json").read_text())
@@ -793,7 +807,7 @@ def _flatten(
         out |= _flatten(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": str(value)}
     return out
 
-# %% ../nbs/08_experiment.ipynb #3a429106
+# %% ../nbs/08_experiment.ipynb #98b27bd6
 def open_run(
     config:Config, # what is to be run
     market:Market, # on which data
@@ -814,7 +828,7 @@ def open_run(
     write_json(run / "run.json", facts | {"machine": platform.machine()})
     return run
 
-# %% ../nbs/08_experiment.ipynb #98b27bd6
+# %% ../nbs/08_experiment.ipynb #010b35c7
 def find_run(
     out:Path, # folder of all runs
     facts:dict, # name, fingerprint and data hash that must agree
@@ -834,7 +848,7 @@ def find_run(
     raise ConfigError(f"no run in '{out}' can be resumed: {why}. Give the same options, data and "
                       "package versions (--quick too), or leave out --resume")
 
-# %% ../nbs/08_experiment.ipynb #010b35c7
+# %% ../nbs/08_experiment.ipynb #a53aed19
 def write_json(
     path:Path, # where to
     tree:dict, # what
@@ -842,7 +856,7 @@ def write_json(
     "Write JSON atomically."
     write_atomic(path, json.dumps(tree, indent=1, default=str))
 
-# %% ../nbs/08_experiment.ipynb #8d48693b
+# %% ../nbs/08_experiment.ipynb #ea9c210c
 def do_tasks(
     config:Config, # models and seeds
     market:Market, # data
@@ -861,7 +875,7 @@ def do_tasks(
         return False
     return True
 
-# %% ../nbs/08_experiment.ipynb #ea9c210c
+# %% ../nbs/08_experiment.ipynb #11659177
 def finished(
     config:Config, # models and seeds
     folds:Sequence, # of Fold
@@ -875,7 +889,7 @@ def finished(
         out.append(fold)
     return out
 
-# %% ../nbs/08_experiment.ipynb #8f00484a
+# %% ../nbs/08_experiment.ipynb #af4e506f
 class Experiment:
     "A walk-forward comparison of all rivals under one configuration."
 
@@ -910,7 +924,7 @@ class Experiment:
             raise KeyboardInterrupt(f"no fold is finished yet; --resume goes on with {run.name}")
         return _conclude(config, market, run, folds, complete, began)
 
-# %% ../nbs/08_experiment.ipynb #af4e506f
+# %% ../nbs/08_experiment.ipynb #69332a0c
 def _folds(f, sessions):
     "The walk-forward folds of a FoldConfig."
     return walk_forward(sessions, f.test_start, f.test_end, f.years, f.embargo, f.valid_fraction)

@@ -6,7 +6,7 @@
 __all__ = ['PALETTE', 'INK', 'MUTED', 'STRATEGY_COLORS', 'strategy_styles', 'figure_svg', 'figure_png', 'Picture', 'FigureError',
            'equity_figure', 'drawdown_figure', 'rolling_sharpe_figure', 'weights_figure', 'calibration_figure',
            'importance_figure', 'regime_colors', 'regime_figure', 'coverage_figure', 'reliability_figure',
-           'attention_figure']
+           'attention_figure', 'learning_figure']
 
 # %% ../nbs/06b_figures.ipynb #4ce80ff6
 import textwrap
@@ -698,3 +698,27 @@ def _name_heads(
     else:
         above[0].set_anchor("W")
         _note(above[0], f"reads {mean[0]:.0f} sessions back on average")
+
+# %% ../nbs/06b_figures.ipynb #1132a256
+@_style()
+def learning_figure(
+    runs:dict, # name -> list of frames by epoch with the columns train, valid (losses)
+    title:str="How the networks learned", # what is seen
+)->Picture: # one panel per name; a dot: lowest validation loss
+    "Training and validation loss of every run, epoch by epoch."
+    if not runs or not all(len(frames) for frames in runs.values()):
+        raise FigureError("no learning curve to draw: pass at least one frame for every name")
+    figure = Picture(figsize=(9, 3.4), layout="constrained")
+    figure.suptitle(title, x=.012, ha="left", fontsize=12.5, fontweight="bold")
+    axes = figure.subplots(1, len(runs), squeeze=False)[0]
+    for ax, (name, frames) in zip(axes, runs.items()):
+        for frame in frames:
+            train, = ax.plot(frame.index, frame["train"], color=MUTED, linewidth=.9, alpha=.6)
+            valid, = ax.plot(frame.index, frame["valid"], color=PALETTE[0], linewidth=1.1, alpha=.8)
+            best = frame["valid"].idxmin()
+            ax.plot(best, frame["valid"][best], "o", color=PALETTE[0], markersize=4)
+        _note(ax, f"{name}, {len(frames)} run{'s' * (len(frames) > 1)}")
+        ax.set_xlabel("epoch")
+    axes[0].set_ylabel("loss")
+    _legend(figure, [train, valid], ["training", "validation, dot: lowest"])
+    return figure
