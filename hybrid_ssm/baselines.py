@@ -136,6 +136,9 @@ def decorrelated(
     history:int=63, # returns a symbol needs
 )->pd.DataFrame: # in [-1, 1]; NaN without an opinion or the history
     "Positions rotated by the inverse root of the correlations known at each close."
+    if not (positions.index.equals(bars.sessions) and list(positions) == list(bars.symbols)):
+        raise DataError("positions have other sessions or symbols than the bars, or another "
+                        "order: reindex them to bars.sessions and bars.symbols")
     z = (bars.returns / volatility(bars)).to_numpy()
     known = np.isfinite(z).cumsum(0) >= history
     p, S = positions.where(known).to_numpy(), np.zeros((z.shape[1],) * 2)

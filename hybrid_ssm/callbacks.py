@@ -59,8 +59,8 @@ def prepare(
     "AdamW over the model's parameters and those of the objective."
     if schedule not in SCHEDULES:
         raise TrainerError(f"schedule={schedule!r} is unknown: use one of {sorted(SCHEDULES)}")
-    moved = [*run.model.parameters()] + (
-        [*loss.parameters()] if isinstance(loss, nn.Module) else [])
+    run.loss = loss.to(run.device) if isinstance(loss, nn.Module) else None
+    moved = [*run.model.parameters(), *(run.loss.parameters() if run.loss is not None else ())]
     run.optimizer = torch.optim.AdamW(moved, lr=learning_rate, weight_decay=.01)
     run.schedule = SCHEDULES[schedule](run.optimizer, learning_rate, steps)
     return run
@@ -80,10 +80,14 @@ class RateTrial:
         return float(self.rates[np.argmin(np.gradient(self.losses, np.log(self.rates)))])
 
     def __repr__(self):
+        if len(self.rates) < 3:
+            return f"RateTrial({len(self.rates)} rates: too few to suggest one)"
         return (f"RateTrial({len(self.rates)} rates from {self.rates[0]:.1e} to "
                 f"{self.rates[-1]:.1e}; suggested: {self.suggestion:.1e})")
 
     def _repr_html_(self):
+        if len(self.rates) < 3:
+            return repr(self)
         x, y = np.log(self.rates), self.losses
         u, v = ((w - w.min()) / (np.ptp(w) or 1) for w in (x, y))
         dots = " ".join(f"{8 + 404 * a:.0f},{72 - 64 * b:.0f}" for a, b in zip(u, v))
@@ -104,15 +108,18 @@ def find_rate(
     device:str='cpu', # where the model lives
     seed:int=0, # order of the windows
     by_date:bool=False, # batches of whole dates
+    **how, # `piece`, `precision`: see `gradients`
 )->RateTrial: # ends where the smoothed loss has risen by half of what it fell, or is not finite
     "Try growing learning rates on a copy of the model."
-    model, rates = copy.deepcopy(model).train(), np.geomspace(low, high, steps)
+    model, loss = copy.deepcopy((model, loss))
+    model.train()
+    rates = np.geomspace(low, high, steps)
     run, losses, smooth = prepare(Run(model, 1, device), low, steps, "constant"), [], 0.
     order = (rows for epoch in range(steps)
              for rows in plan_epoch(train, batch_size, seed, epoch, by_date))
     for i, (rate, rows) in enumerate(zip(rates, order)):
         run.optimizer.param_groups[0]["lr"] = rate
-        parts = gradients(model, take_batch(train, rows, device), loss, seed=i)
+        parts = gradients(model, take_batch(train, rows, device), loss, seed=i, **how)
         nn.utils.clip_grad_norm_(model.parameters(), 1.)
         run.optimizer.step(); run.optimizer.zero_grad()
         smooth = .9 * smooth + .1 * parts.total.item()
@@ -180,6 +187,10 @@ class AverageWeights(Callback):
                 run.average = self._averaged(run.model)
             run.average.update_parameters(run.model)
             self.kept = run.average.state_dict()
+
+    def after_fit(self, run:Run)->None:
+        "The next run begins without this one's mean."
+        self.kept = None
 
     def state(self)->dict:
         "The mean, and of how many it is."
@@ -297,9 +308,9 @@ class TensorBoardLog(Callback):
             self.writer.close()
 
 # %% ../nbs/04e_callbacks.ipynb #d25668dc
-def _digest(flat):
-    "Hash of names and bytes of all tensors"
-    sha = hashlib.sha256()
+def _digest(flat, words):
+    "Hash of the words, and of names and bytes of all tensors"
+    sha = hashlib.sha256(words.encode())
     for name in sorted(flat):
         plain = torch.atleast_1d(flat[name]).contiguous()
         sha.update(name.encode() + plain.view(torch.uint8).numpy().tobytes())
@@ -308,7 +319,8 @@ def _digest(flat):
 
 def _numbers(run, callbacks):
     "All tensors of a run under one flat name each"
-    parts = {"model": run.model.state_dict(), "best": run.best or {}}
+    parts = {"model": run.model.state_dict(), "best": run.best or {},
+             "loss": {} if run.loss is None else run.loss.state_dict()}
     moments = run.optimizer.state_dict()["state"]
     parts |= {f"optimizer.{i}": s for i, s in moments.items()}
     parts |= {f"callback.{i}": c.state() for i, c in enumerate(callbacks)}
@@ -339,8 +351,8 @@ class Checkpoint(Callback):
         from safetensors.torch import save
         if run.main:
             self.folder.mkdir(parents=True, exist_ok=True)
-            flat = _numbers(run, self.callbacks)
-            meta = dict(run=_words(run), sha256=_digest(flat))
+            flat, words = _numbers(run, self.callbacks), _words(run)
+            meta = dict(run=words, sha256=_digest(flat, words))
             write_atomic(self.folder / "last.safetensors", save(flat, meta))
 
     def after_step(self, run:Run)->None:
@@ -350,9 +362,9 @@ class Checkpoint(Callback):
 
     def after_epoch(self, run:Run)->None:
         "The state of this epoch; its model, if it is the best."
-        self.save(run)
         if run.main and run.history.best_epoch == run.epoch:
             run.judged.save(self.folder / "best")
+        self.save(run)
 
     def at_stop(self, run:Run)->None:
         "The state of the last step."
@@ -367,7 +379,7 @@ def _opened(path):
             flat, meta = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
     except (SafetensorError, OSError, UnicodeDecodeError) as e:
         raise TrainerError(f"'{path}' cannot be read ({e}): remove it and start again") from e
-    if meta.get("sha256") != _digest(flat) or "run" not in meta:
+    if "run" not in meta or meta.get("sha256") != _digest(flat, meta["run"]):
         raise TrainerError(f"'{path}' is damaged or no checkpoint: remove it and start again")
     return flat, json.loads(meta["run"])
 
@@ -393,6 +405,8 @@ def resume_run(
     _same_run(run.facts, words["facts"], path)
     part = lambda p: {k[len(p) + 1:]: v for k, v in flat.items() if k.startswith(p + ".")}
     run.model.load_state_dict(part("model"))
+    if run.loss is not None:
+        run.loss.load_state_dict(part("loss"))
     run.best = {k: v.to(run.device) for k, v in part("best").items()} or None
     _restore_optimizer(run, words, part)
     for i, c in enumerate(callbacks):

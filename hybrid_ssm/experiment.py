@@ -118,6 +118,8 @@ class TrainConfig:
         for name in counts:
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} is {getattr(self, name)!r}: it must be above 0")
+        if type(self.calibrate) is not bool:
+            raise ConfigError(f"train.calibrate is {self.calibrate!r}: use true or false")
         if not self.seeds or any(type(s) is not int or s < 0 for s in self.seeds):
             raise ConfigError(f"train.seeds is {self.seeds!r}: give a list of whole numbers")
 

@@ -229,7 +229,8 @@ def mixture_cdf(
 )->pd.DataFrame: # probabilities
     "Distribution function of the equal mixture of the members' laws."
     from scipy.stats import t
-    _same_grid({"values": values}, forecasts[0].position)
+    for frame in (values, *(f.position for f in forecasts)):
+        _same_grid({"values or member": frame}, forecasts[0].position)
     laws = [[np.asarray(v) for v in f._law(horizon, ("mean", "scale", "df"))] for f in forecasts]
     each = [t.cdf((values.to_numpy() - mu) / sigma, nu) for mu, sigma, nu in laws]
     return forecasts[0]._like(np.mean(each, axis=0))

@@ -93,7 +93,8 @@ class Sequences(_Windows):
 
     def __getitem__(self, rows):
         "The windows `rows`, as the same kind of object; nothing is copied."
-        return replace(self, asset=self.asset[rows], start=self.start[rows])
+        asset, start = (np.atleast_1d(v[rows]) for v in (self.asset, self.start))
+        return replace(self, asset=asset, start=start)
 
     def _repr_html_(self):
         name, _, rest = repr(self).partition(":")
@@ -229,7 +230,8 @@ class _Setup(_Caches):
         horizons:Sequence=(1, 5, 21), # sessions ahead; the first must be 1
         costs:Costs=None, # one-way fraction of notional; None = instrument table
     ):
-        self.wanted, self.source, self.costs = symbols, source, costs
+        self.wanted, self.costs = symbols, costs
+        self.source = source if bars is None else 'bars that were handed over'
         self.training_start, self.training_end = training_start, training_end
         self.features, self.horizons = feature_names(features), tuple(horizons)
         if bars is not None:

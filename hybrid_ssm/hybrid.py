@@ -11,7 +11,7 @@ __all__ = ['COUPLINGS', 'ROUNDS', 'UNSTEERED', 'PoolCache', 'multi_scale', 'Vari
 from typing import NamedTuple
 from contextlib import contextmanager
 from pathlib import Path
-import hashlib, json, math, os
+import hashlib, json, math, os, secrets
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -349,20 +349,21 @@ class ModelFileError(ValueError):
 
 def _write(path, data):
     "All or nothing: a reader never meets half a file"
-    part = path.with_name(path.name + '.part')
-    with open(part, 'wb') as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(part, path)
+    part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')
+    try:
+        with open(part, 'wb') as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(part, path)
+    finally: part.unlink(missing_ok=True)
 
 def _commit(folder, data, card):
     "Weights under a name of their own, then the card that names them: from there on they count"
-    name = f"weights-{card['sha256'][:12]}.safetensors"
+    name, old = f"weights-{card['sha256'][:12]}.safetensors", {*folder.glob('weights-*.safetensors')}
     _write(folder / name, data)
     _write(folder / 'model.json', json.dumps(card | dict(weights=name), indent=1).encode())
-    for old in {*folder.glob('weights-*'), *folder.glob('*.part')} - {folder / name}:
-        old.unlink(missing_ok=True)
+    for unnamed in old - {folder / name}: unnamed.unlink(missing_ok=True)
 
 # %% ../nbs/04_hybrid.ipynb #3fc92c7e
 def _card(path, kind):
@@ -375,26 +376,28 @@ def _card(path, kind):
                              f"load it with {card.get('model')}.load")
     return card
 
-def _read(folder, kind):
-    "Card and weights, if they belong together"
+def _read(folder, kind, tries=5):
+    "Card and weights, if they belong together; a card that was replaced meanwhile is read again"
     from safetensors.torch import load
     path = folder / 'model.json'
     if not path.is_file():
         raise ModelFileError(f"'{folder}' has no model.json: give a folder that `save` wrote")
     card = _card(path, kind)
     name = Path(str(card.get('weights'))).name  # of this folder and no other
-    if not (folder / name).is_file():
-        raise ModelFileError(f"'{folder}' has no {name}, which model.json names; save again")
-    data = (folder / name).read_bytes()
-    found = _hash(card['model'], card['config'], data)
+    try: data = (folder / name).read_bytes()
+    except OSError as e:
+        if tries > 1: return _read(folder, kind, tries - 1)
+        raise ModelFileError(f"'{folder}' has no {name}, which model.json names; save again") from e
+    found = _hash(card, data)
     if found != card.get('sha256'):
         raise ModelFileError(f'weights and config in {folder} have sha256 {found[:9]}..., not the '
                              f"{str(card.get('sha256'))[:9]}... they were saved with; save again")
     return card, load(data)
 
-def _hash(model, config, data):
-    "Of weights and config together: neither can be changed without the other"
-    return hashlib.sha256(json.dumps([model, config]).encode() + data).hexdigest()
+def _hash(card, data):
+    "Of weights and words together: neither can be changed without the other"
+    words = {k: v for k, v in card.items() if k not in ('sha256', 'weights')}
+    return hashlib.sha256(json.dumps(words, sort_keys=True).encode() + data).hexdigest()
 
 # %% ../nbs/04_hybrid.ipynb #7208ceea
 class _Portable:
@@ -410,9 +413,9 @@ class _Portable:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         data = save({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()})
-        name = type(self).__name__
-        card = dict(model=name, config=self.config, sha256=_hash(name, self.config, data))
-        _commit(folder, data, more | card)
+        card = more | dict(model=type(self).__name__, config=self.config)
+        card = json.loads(json.dumps(card))  # as a reader will see it
+        _commit(folder, data, card | dict(sha256=_hash(card, data)))
         return folder
 
     @classmethod

@@ -105,6 +105,7 @@ class Run:
     stop: bool = False  # set to True to end after this step
     optimizer: torch.optim.Optimizer | None = None
     schedule: torch.optim.lr_scheduler.LRScheduler | None = None
+    loss: nn.Module | None = None  # the objective, if it has weights of its own
     losses: list = field(default_factory=list)  # training losses of the running epoch
     average: nn.Module | None = None  # running mean of the weights, if a callback keeps one
     best: dict | None = None  # the weights of the best epoch so far
@@ -162,9 +163,6 @@ def call(
 class OneProcess:
     "A run on its own; `accelerate.Accelerator` says the same of several."
     num_processes, process_index, is_main_process = 1, 0, True
-
-    def wait_for_everyone(self)->None:
-        "Nobody to wait for."
 
 # %% ../nbs/04d_loop.ipynb #4dd31049
 def share_of(
@@ -236,13 +234,29 @@ def _place(batch, together):
     return slice(first, first + len(batch.x))
 
 # %% ../nbs/04d_loop.ipynb #13781258
+def _finite(total):
+    "A loss that is no number would make every weight one"
+    if not total.isfinite():
+        raise TrainerError(f"the training loss is {total.item()}: lower the learning rate or look "
+                           "at the inputs; the weights are those of the step before")
+
+
+def _linked(out, pulls):
+    "The outputs that depend on weights, and what pulls at each"
+    pairs = [(v, g) for v, g in zip(out, pulls) if v.requires_grad]
+    if not pairs:
+        raise TrainerError("nothing that the model says depends on a weight that may move: it is "
+                           "frozen, or learns without gradients")
+    return zip(*pairs)
+
+# %% ../nbs/04d_loop.ipynb #09f682aa
 def _sum_up(model, together):
     "Every process gets the sum of all gradients"
     if together.num_processes > 1:
         for p in (p for p in model.parameters() if p.grad is not None):
             p.grad = together.reduce(p.grad, "sum")
 
-# %% ../nbs/04d_loop.ipynb #09f682aa
+# %% ../nbs/04d_loop.ipynb #aa31887c
 @torch.random.fork_rng(devices=range(torch.cuda.device_count()))  # the caller's chance stays
 def gradients(
     model:nn.Module, # its parameters' `grad` grows
@@ -261,18 +275,18 @@ def gradients(
     whole = ModelOutput(*(v.detach().requires_grad_() for v in _everyones(mine, together)))
     asked = _everyones(batch._replace(x=None, mask=None), together)
     parts = loss(whole, asked)
+    _finite(parts.total)
     parts.total.backward()
     place = _place(batch, together)
     pulls = [torch.zeros_like(v) if v.grad is None else v.grad[place] for v in whole]
     again = said if len(pieces) == 1 else _say(model, pieces, seed, precision)
     for i, out in enumerate(again):
         rows = slice(i * len(pieces[0].x), i * len(pieces[0].x) + len(out.mean))
-        linked = [(v, g[rows]) for v, g in zip(out, pulls) if v.requires_grad]
-        torch.autograd.backward(*zip(*linked))
+        torch.autograd.backward(*_linked(out, [g[rows] for g in pulls]))
     _sum_up(model, together)
     return LossParts(parts.total.detach(), {k: v.detach() for k, v in parts.terms.items()})
 
-# %% ../nbs/04d_loop.ipynb #7a213d75
+# %% ../nbs/04d_loop.ipynb #17233980
 @torch.no_grad()
 def evaluate(
     model:nn.Module, # left in evaluation mode
@@ -286,32 +300,41 @@ def evaluate(
     rows = np.arange(len(data))
     parts = [take_batch(data, rows[i:i + batch_size], device)
              for i in range(0, len(rows), batch_size)]
-    score = loss(_joined([predict_batch(model, b) for b in parts]), _joined(parts))
+    asked = _joined([b._replace(x=None, mask=None) for b in parts])
+    score = loss(_joined([predict_batch(model, b) for b in parts]), asked)
     terms = {k: v.item() for k, v in score.terms.items()}
     if "sharpe" in terms:
         terms["sharpe"] = -terms["sharpe"]
     return dict(valid=score.total.item(), **terms)
 
-# %% ../nbs/04d_loop.ipynb #f5d19ee9
+# %% ../nbs/04d_loop.ipynb #5ab2e038
 def record(
     run:Run, # its history grows by one row
     scores:dict, # what `evaluate` returned
     began:float, # `time.perf_counter()` at the epoch's start
 )->None: # raises TrainerError if a loss is not finite
     "Write one epoch into the history."
+    if not np.isfinite(scores["valid"]):
+        raise TrainerError(f"the validation loss is {scores['valid']} in epoch {run.epoch}: lower "
+                           "the learning rate or look at the inputs")
     train = float(np.mean(run.losses))
-    if not (np.isfinite(train) and np.isfinite(scores["valid"])):
-        raise TrainerError(f"the loss is {train} (training), {scores['valid']} (validation) in "
-                           f"epoch {run.epoch}: lower the learning rate or look at the inputs")
     rate = run.optimizer.param_groups[0]["lr"]
     run.history.rows.append(dict(epoch=run.epoch, train=train, **scores, rate_at_end=rate,
                                  seconds=time.perf_counter() - began))
     run.losses = []
 
-# %% ../nbs/04d_loop.ipynb #5ab2e038
+# %% ../nbs/04d_loop.ipynb #c0220543
 def weights(run:Run)->list: # of parameters: the model's, and the loss's own if it has any
     "What the optimiser moves."
     return [p for group in run.optimizer.param_groups for p in group["params"]]
+
+
+def _agreed(run, together):
+    "Whether to stop: all processes, or none"
+    if together.num_processes > 1:
+        asked = torch.tensor([float(run.stop)], device=run.device)
+        run.stop = bool(together.gather(asked).sum() > 0)
+    return run.stop
 
 
 def _stopped(run, callbacks):
@@ -325,7 +348,7 @@ def _chance(run, together):
     drawn = np.random.SeedSequence([run.seed, run.step, together.process_index])
     return int(drawn.generate_state(1)[0])
 
-# %% ../nbs/04d_loop.ipynb #35bfcb9a
+# %% ../nbs/04d_loop.ipynb #f3b8bd03
 def fit(
     train:Sequences, # windows to learn from
     valid:Sequences, # windows that choose the epoch
@@ -338,17 +361,18 @@ def fit(
 )->History: # one row per epoch
     "Train a model: the whole loop."
     together = how.get("together", OneProcess())
-    call(callbacks, "before_fit", run)
     try:
+        call(callbacks, "before_fit", run)
         for run.epoch in range(run.epoch, run.epochs):
             began = run.begin()
             plan = plan_epoch(train, batch_size, run.seed, run.epoch, by_date)
             for rows in plan[run.step - run.epoch * len(plan):]:
-                if run.stop: return _stopped(run, callbacks)
+                if _agreed(run, together): return _stopped(run, callbacks)
                 batch = take_batch(train, share_of(rows, together), run.device)
+                run.optimizer.zero_grad()
                 parts = gradients(run.model, batch, loss, seed=_chance(run, together), **how)
                 nn.utils.clip_grad_norm_(weights(run), run.clip)
-                run.optimizer.step(); run.schedule.step(); run.optimizer.zero_grad()
+                run.optimizer.step(); run.schedule.step()
                 run.losses.append(parts.total.item()); run.step += 1
                 call(callbacks, "after_step", run)
             record(run, evaluate(run.judged, valid, loss, batch_size, run.device), began)

@@ -6,6 +6,7 @@
 __all__ = ['predict_arrays', 'to_forecast', 'training_options', 'versions', 'ModelTrainer', 'Ensemble', 'load_ensemble']
 
 # %% ../nbs/05_trainer.ipynb #ac8bf4e1
+import copy
 import json
 import os
 import platform
@@ -42,10 +43,12 @@ def predict_arrays(
     arrays:PanelArrays, # scaled features of all symbols
     device:str='cpu', # where the model lives
     piece:int=252, # sessions in a pass; changes memory, not the answer
+    asset:Sequence|None=None, # number of each symbol, -1 = unknown; None = 0, 1, 2, ...
 )->list: # of ModelOutput, one per piece
     "Run a model over all sessions from the first one on, carrying its state."
     model.eval()
-    asset = torch.arange(len(arrays.x), device=device) if model.config.get("n_assets") else None
+    number = torch.as_tensor(range(len(arrays.x)) if asset is None else asset, device=device)
+    asset = number if model.config.get("n_assets") else None
     put = lambda v: torch.from_numpy(np.ascontiguousarray(v)).to(device)
     cache, out = model.init_cache(len(arrays.x)), []
     for i in range(0, arrays.x.shape[1], piece):
@@ -100,24 +103,41 @@ def training_options(
     return _check_options(dict(locals()))
 
 # %% ../nbs/05_trainer.ipynb #27f24036
+def _whole(name, value, least):
+    "A whole number of at least so much, as a plain int"
+    plain = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not plain or value < least:
+        raise TrainerError(f"{name}={value!r}: give a whole number of at least {least}")
+    return int(value)
+
+
+def _above_zero(name, value):
+    "A finite number above 0, as a plain float"
+    plain = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not plain or not 0 < value < float("inf"):
+        raise TrainerError(f"{name}={value!r}: give a finite number above 0")
+    return float(value)
+
+# %% ../nbs/05_trainer.ipynb #6546e515
 def _check_options(o):
     "Name the option, its value and the remedy"
+    least = dict(window=2, warm_up=0, stride=1, batch_size=1, piece=1, smooth=1, every=1,
+                 patience=0, floor=0)
+    o |= {k: _whole(k, o[k], n) for k, n in least.items() if o[k] is not None}
+    o |= {k: _above_zero(k, o[k]) for k in ("clip", "minutes", "average") if o[k] is not None}
+    if not all(isinstance(c, Callback) for c in o["callbacks"] or ()) if isinstance(
+            o["callbacks"], (list, tuple)) else True:
+        raise TrainerError(f"callbacks={o['callbacks']!r}: give a list of `Callback`s")
     if o["resume"] and o["checkpoint"] is None:
         raise TrainerError("resume=True needs checkpoint=FOLDER, the place to resume from")
     if not 0 <= o["warm_up"] < o["window"]:
         raise TrainerError(f"warm_up={o['warm_up']} must lie in 0 .. window - 1 = "
                            f"{o['window'] - 1}")
-    for name in ("batch_size", "piece", "smooth", "every", "clip", "minutes"):
-        if o[name] is not None and not o[name] > 0:
-            raise TrainerError(f"{name}={o[name]} must be above 0")
-    for name in ("patience", "floor"):
-        if o[name] is not None and o[name] < 0:
-            raise TrainerError(f"{name}={o[name]} must be at least 0, or None")
     if o["precision"] not in ("fp32", "bf16"):
         raise TrainerError(f"precision={o['precision']!r} is unknown: use 'fp32' or 'bf16'")
     return o
 
-# %% ../nbs/05_trainer.ipynb #6e06b321
+# %% ../nbs/05_trainer.ipynb #ffbc9175
 def versions()->dict: # package -> version
     "Versions of the packages that decide the numbers."
     from hybrid_ssm import __version__
@@ -136,14 +156,22 @@ def _said(value):
     if is_dataclass(value):
         inside = {f.name: _said(getattr(value, f.name)) for f in fields(value)}
         return {type(value).__name__: inside}
-    plain = isinstance(value, (int, float, str, bool, type(None)))
-    return value if plain else type(value).__name__
+    if isinstance(value, (list, tuple)):
+        return [_said(v) for v in value]
+    if isinstance(value, (int, float, str, bool, type(None))):
+        return value
+    if isinstance(value, (np.number, Path)):
+        return value.item() if isinstance(value, np.number) else str(value)
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    return f"{name}: {value!r}" if isinstance(value, nn.Module) else name
 
-# %% ../nbs/05_trainer.ipynb #196921ec
+# %% ../nbs/05_trainer.ipynb #69282feb
 def _data_facts(handler):
     "How a handler is built again, and what its data were"
     costs = handler.costs if isinstance(handler.costs, (int, float, type(None))) else "a table"
-    return dict(source=str(handler.source), symbols=handler.symbols, start=handler.training_start,
+    source = str(handler.source)
+    source = str(Path(source).resolve()) if Path(source).exists() else source
+    return dict(source=source, symbols=handler.symbols, start=handler.training_start,
                 end=handler.training_end, features=list(handler.features),
                 horizons=list(handler.horizons), costs=costs, sha256=handler.bars.sha256)
 
@@ -155,7 +183,18 @@ def _models():
                                       for k, v in kinds(sub).items()}
     return kinds(SequenceModel)
 
-# %% ../nbs/05_trainer.ipynb #69282feb
+# %% ../nbs/05_trainer.ipynb #6791c041
+def _well_formed(training):
+    "Whether what is said of a training has the shape that `save` gives it"
+    kinds = dict(data=dict, history=dict, options=dict, fold=dict, scaler=(dict, type(None)))
+    if not isinstance(training, dict) or not all(
+            isinstance(training.get(k), kind) for k, kind in kinds.items()):
+        return False
+    rows, features = training["history"].get("rows"), training["data"].get("features")
+    return isinstance(features, list) and isinstance(rows, list) and all(
+        isinstance(r, dict) and {"epoch", "valid"} <= r.keys() for r in rows)
+
+# %% ../nbs/05_trainer.ipynb #0620da7b
 def _card(folder):
     "What `save` wrote beside the weights; raises ModelFileError"
     path = Path(folder) / "model.json"
@@ -167,19 +206,24 @@ def _card(folder):
     if not isinstance(card, dict) or "training" not in card:
         raise ModelFileError(f"'{path}' says nothing of a training: the model was saved alone; "
                              "use its own `load`")
+    if not _well_formed(card["training"]):
+        raise ModelFileError(f"the training in '{path}' is damaged: save it again")
     if card.get("model") not in _models():
         raise ModelFileError(f"'{path}' is of a {card.get('model')}, which is not known here: "
                              "import the module that defines it first")
     return card
 
-# %% ../nbs/05_trainer.ipynb #0620da7b
+# %% ../nbs/05_trainer.ipynb #ff10bfc6
 class _Persistence:
     "Saving and loading of a trained model with everything that made it."
 
     def save(self, folder:str|Path)->Path: # weights and one JSON card, all or nothing
         "Write the model, the scaler and what the run was; return the folder."
+        if int(os.environ.get("RANK", 0)):  # one of several processes writes
+            return Path(folder)
         facts = dict(data=_data_facts(self.data), training_start=self.training_start,
                      training_end=self.training_end, seed=self.seed, loss=_said(self.loss),
+                     fold=self.fold, assets=self.assets,
                      options={k: _said(v) for k, v in self.options.items()},
                      versions=versions(), machine=_machine(), history=vars(self.history),
                      scaler=self.scaler and self.scaler.to_dict())
@@ -187,54 +231,96 @@ class _Persistence:
 
     def restore(self, folder:str|Path)->"ModelTrainer":
         "Take weights, scaler and history back from a folder that `save` wrote; return self."
-        facts = _card(folder)["training"]
+        card = _card(folder)
+        facts = card["training"]
         if facts["data"]["features"] != list(self.data.features):
             raise TrainerError(f"'{folder}' was trained on features {facts['data']['features']}, "
                                f"this trainer has {list(self.data.features)}: pass the same ones")
+        if card["config"] != json.loads(json.dumps(self.model.config)):
+            raise TrainerError(f"'{folder}' holds a model of {card['config']}, this one has "
+                               f"{self.model.config}: build the same, or use ModelTrainer.load")
         self.model.load_state_dict(type(self.model).load(folder).state_dict())
-        self.scaler = facts["scaler"] and FeatureScaler.from_dict(facts["scaler"])
-        self.history, self.options = History(**facts["history"]), facts["options"]
-        return self
+        return _take_up(self, facts, folder)
 
-# %% ../nbs/05_trainer.ipynb #14bdf29f
-def _same_costs(d, folder):
-    "Costs that were a number, or the instrument table's own"
-    if d["costs"] == "a table":
-        raise ModelFileError(f"'{folder}' was trained with a table of costs: pass data=, a handler "
-                             "with the same table")
-    return d["costs"]
+# %% ../nbs/05_trainer.ipynb #42554511
+def _take_up(trainer, facts, folder):
+    "Scaler, history and options of a run; raises ModelFileError where they are damaged"
+    try:
+        trainer.scaler = facts["scaler"] and FeatureScaler.from_dict(facts["scaler"])
+        trainer.history, trainer.options = History(**facts["history"]), dict(facts["options"])
+        trainer.fold, trainer.assets = facts["fold"], facts["assets"]
+    except (KeyError, TypeError, ValueError) as e:
+        raise ModelFileError(f"the training in '{folder}' is damaged ({e!r}): save it again") from e
+    return trainer
 
 
-def _same_data(handler, d, folder):
-    "Refuse data that are not those of the run"
+def _same_loss(said):
+    "The objective of a run, if it is one of the house; None = another one"
+    if not isinstance(said, dict) or [*said] != ["JointLoss"]:
+        return None
+    plain = {k: tuple(v) if isinstance(v, list) else v for k, v in said["JointLoss"].items()}
+    return JointLoss(**plain)
+
+# %% ../nbs/05_trainer.ipynb #a2f03f33
+def _same_data(d, folder):
+    "The handler of a run; refuses data that are not those of the run"
+    if d["costs"] == "a table" or d["source"] == "bars that were handed over":
+        raise ModelFileError(f"'{folder}' was trained on {d['source']} with {d['costs']} of costs, "
+                             "which no folder can name: pass data=, a handler with the same")
+    handler = FinancialDataHandler(d["symbols"], d["start"], d["end"], d["source"],
+                                   features=d["features"], horizons=d["horizons"],
+                                   costs=d["costs"])
     if handler.bars.sha256 != d["sha256"]:
         raise ModelFileError(f"the data of '{folder}' were {d['sha256'][:9]}..., '{d['source']}' "
                              f"now gives {handler.bars.sha256[:9]}...: pass data=, a handler "
                              "with the data you mean")
+    return handler
 
-# %% ../nbs/05_trainer.ipynb #ff10bfc6
+# %% ../nbs/05_trainer.ipynb #0de339a4
 class _Loading(_Persistence):
     @classmethod
     def load(cls, folder:str|Path, data:FinancialDataHandler|None=None)->"ModelTrainer":
         "The trainer that wrote a folder, built again from the folder alone."
         card = _card(folder)
-        facts, d = card["training"], card["training"]["data"]
-        if data is None:
-            data = FinancialDataHandler(d["symbols"], d["start"], d["end"], d["source"],
-                                        features=d["features"], horizons=d["horizons"],
-                                        costs=_same_costs(d, folder))
-            _same_data(data, d, folder)
-        model = _models()[card["model"]](**card["config"])
-        out = cls(model, facts["training_start"], facts["training_end"], data=data,
-                  seed=facts["seed"])
+        facts, model = card["training"], _models()[card["model"]].load(folder)
+        try:
+            data = _same_data(facts["data"], folder) if data is None else data
+            out = cls(model, data=data, loss=_same_loss(facts["loss"]), seed=facts["seed"])
+            out.training_start, out.training_end = facts["training_start"], facts["training_end"]
+        except (KeyError, TypeError, AttributeError) as e:
+            raise ModelFileError(f"the training in '{folder}' cannot be built again ({e!r}): "
+                                 "save it again") from e
         return out.restore(folder)
 
-# %% ../nbs/05_trainer.ipynb #42554511
+# %% ../nbs/05_trainer.ipynb #88039b11
+def _check_fit(model, data):
+    "Compare the model's input width with the number of features."
+    if model.config["input_dim"] != len(data.features):
+        raise TrainerError(
+            f"the model has input_dim={model.config['input_dim']} but there are "
+            f"{len(data.features)} features: build it with input_dim={len(data.features)} or "
+            "choose other features")
+    if tuple(model.horizons) != tuple(data.horizons):
+        raise TrainerError(f"the model has horizons {tuple(model.horizons)}, the data "
+                           f"{tuple(data.horizons)}: build both with the same")
+
+
+def _dates(data, start, end):
+    "Dates of a handler; raises TrainerError where other ones are asked for"
+    first, last = data.sessions[[0, -1]]
+    if start is not None and pd.Timestamp(start) > first or (
+            end is not None and pd.Timestamp(end) < last):
+        raise TrainerError(f"training from {start} to {end} was asked for, but the handler has "
+                           f"sessions from {first:%Y-%m-%d} to {last:%Y-%m-%d}: give it the bars "
+                           "of those dates only (bars.window), or a fold to `train_model`")
+    return start or f"{first:%Y-%m-%d}", end or f"{last:%Y-%m-%d}"
+
+# %% ../nbs/05_trainer.ipynb #e5e7c668
 class _Setup(_Loading):
     def __init__(self,
         model:nn.Module, # HybridFinancialModel or any baseline of the same contract
-        training_start:str='2010-01-01', # first session, included
-        training_end:str='2022-12-31', # last session, included; validation is its last 15 %
+        training_start:str|None=None, # first session, included; None = 2010-01-01, or of `data`
+        training_end:str|None=None, # last one; None = 2022-12-31, or of `data`; validation: last 15 %
         symbols:Sequence|None=None, # tickers; None = all of the source
         source:str='sample', # 'sample', 'yahoo' or a file
         features:Sequence=DEFAULT_FEATURES, # as many as the model's input_dim
@@ -243,24 +329,20 @@ class _Setup(_Loading):
         seed:int=0, # of the order of windows and of dropout
         device:str|None=None, # None = a GPU where there is one
     ):
-        self.training_start, self.training_end = training_start, training_end
-        self.data = data if data is not None else FinancialDataHandler(
-            symbols, training_start, training_end, source, features=features)
+        if data is None:
+            training_start, training_end = training_start or '2010-01-01', training_end or '2022-12-31'
+            data = FinancialDataHandler(symbols, training_start, training_end, source,
+                                        features=features)
+        else:
+            training_start, training_end = _dates(data, training_start, training_end)
+        self.training_start, self.training_end, self.data = training_start, training_end, data
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.model, self.loss, self.seed = model.to(self.device), loss, seed
+        self.model, self.loss, self.seed = model.to(self.device), loss, _whole("seed", seed, 0)
         self.history, self.scaler, self.options = History(), None, {}
+        self.fold, self.assets = {}, None
         _check_fit(model, self.data)
 
-
-def _check_fit(model, data):
-    "Compare the model's input width with the number of features."
-    if model.config["input_dim"] != len(data.features):
-        raise TrainerError(
-            f"the model has input_dim={model.config['input_dim']} but there are "
-            f"{len(data.features)} features: build it with input_dim={len(data.features)} or "
-            "choose other features")
-
-# %% ../nbs/05_trainer.ipynb #a2f03f33
+# %% ../nbs/05_trainer.ipynb #a309448e
 class ModelTrainer(_Setup):
     "Trains a model on the sessions between two dates and turns it into forecasts."
 
@@ -283,9 +365,10 @@ class ModelTrainer(_Setup):
     )->RateTrial: # whose `suggestion` is a `learning_rate`
         "Try growing learning rates on a copy of the model."
         o = training_options(**options)
-        data = self.data.prepare_training_data(o["window"], fold, o["stride"], o["warm_up"])
+        data = _windows(self, fold, o)
         return find_rate(self.model, data.train, self.loss, o["batch_size"], device=self.device,
-                         seed=self.seed, by_date=_by_date(self.loss, o))
+                         seed=self.seed, by_date=_by_date(self.loss, o), piece=o["piece"],
+                         precision=o["precision"])
 
     def predict(self,
         panel:FeaturePanel|None=None, # unscaled features; None = the handler's own
@@ -293,7 +376,7 @@ class ModelTrainer(_Setup):
         "What the trained model says in every session, each knowing only its past."
         return _predict(self, panel)
 
-# %% ../nbs/05_trainer.ipynb #88039b11
+# %% ../nbs/05_trainer.ipynb #04fe2d37
 def _together(device):
     "This process alone, or, started by `accelerate launch` or `torchrun`, one of several"
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
@@ -310,7 +393,7 @@ def _by_date(loss, options):
     wanted = options["by_date"]
     return bool(getattr(loss, "by_date", False)) if wanted is None else wanted
 
-# %% ../nbs/05_trainer.ipynb #e5e7c668
+# %% ../nbs/05_trainer.ipynb #73539882
 def _callbacks(o, epochs, together):
     "Callbacks whose state belongs to the run, and those around them"
     patience = max(epochs // 5, 5) if o["patience"] is None else o["patience"]
@@ -325,18 +408,36 @@ def _callbacks(o, epochs, together):
 
 def _facts(trainer, epochs, learning_rate, data, o):
     "What a checkpoint must agree with"
-    same = ("batch_size", "schedule", "precision", "clip", "average", "piece", "window", "warm_up")
+    same = ("batch_size", "schedule", "precision", "clip", "average", "piece", "window", "warm_up",
+            "stride", "smooth", "floor")
     return dict(model=type(trainer.model).__name__, config=trainer.model.config, epochs=epochs,
                 learning_rate=learning_rate, seed=trainer.seed, loss=_said(trainer.loss),
                 scaler=trainer.scaler.to_dict(), windows=[len(data.train), len(data.valid)],
+                data=_data_facts(trainer.data), fold=trainer.fold,
                 by_date=_by_date(trainer.loss, o)) | {k: o[k] for k in same}
 
-# %% ../nbs/05_trainer.ipynb #a309448e
-def _check_training(epochs, learning_rate):
-    if epochs < 1:
-        raise TrainerError(f"epochs={epochs}: train for at least one")
-    if not learning_rate > 0:
-        raise TrainerError(f"learning_rate={learning_rate}: it must be above 0, such as 1e-4")
+# %% ../nbs/05_trainer.ipynb #18747e84
+def _windows(trainer, fold, o):
+    "What may be learnt from, and what chooses; raises TrainerError where there is nothing"
+    if fold is not None and not isinstance(fold, Fold):
+        raise TrainerError(f"fold={fold!r}: give one of `handler.folds(...)`")
+    if not callable(trainer.loss):
+        raise TrainerError(f"loss={trainer.loss!r}: give an objective, such as JointLoss(); that of "
+                           "a folder is known only if it was one")
+    data = trainer.data.prepare_training_data(o["window"], fold, o["stride"], o["warm_up"],
+                                              o["memory_map"])
+    for name in ("train", "valid"):
+        if not len(getattr(data, name)):
+            raise TrainerError(f"no window has a known outcome in the {name} sessions of "
+                               f"{data.fold}: use a longer history or other dates")
+    return data
+
+
+def _dates_of(fold):
+    "First and last session that is learnt from, and that chooses"
+    day = lambda t: f"{fold.sessions[t]:%Y-%m-%d}"
+    return {name: [day(rows[0]), day(rows[-1])]
+            for name, rows in (("train", fold.train), ("valid", fold.valid))}
 
 
 def _alike(model, together):
@@ -356,41 +457,63 @@ def _fresh_run(trainer, epochs, learning_rate, data, o, together):
     run.history.floor = epochs // 10 if o["floor"] is None else o["floor"]
     run.history.smooth = o["smooth"]
     plan = plan_epoch(data.train, o["batch_size"], trainer.seed, 0, facts["by_date"])
+    share_of(min(plan, key=len), together)  # the smallest batch has something for everyone
     return prepare(run, learning_rate, epochs * len(plan), o["schedule"], trainer.loss)
 
-# %% ../nbs/05_trainer.ipynb #4852d8a1
-def _train(trainer, epochs, learning_rate, fold, o):
-    "The work of `ModelTrainer.train_model`."
-    _check_training(epochs, learning_rate)
-    data = trainer.data.prepare_training_data(o["window"], fold, o["stride"], o["warm_up"],
-                                              o["memory_map"])
-    trainer.scaler = data.scaler
-    trainer.options = o | dict(epochs=epochs, learning_rate=learning_rate)
-    if hasattr(trainer.model, "fit_windows"):  # a learner without gradients
-        told = trainer.model.fit_windows(data.train, data.valid, trainer.seed)
-        trainer.history = History([dict(epoch=0, **told)])
-        return trainer.history
-    together = _together(trainer.device)
-    run = _fresh_run(trainer, epochs, learning_rate, data, o, together)
-    own, around = _callbacks(o, epochs, together)
+# %% ../nbs/05_trainer.ipynb #1372cb88
+def _without_gradients(trainer, data, o):
+    "A learner that is not trained step by step"
+    for name in ("checkpoint", "minutes", "average"):
+        if o[name]:
+            raise TrainerError(f"{name}={o[name]!r}: a {type(trainer.model).__name__} is fitted at "
+                               "once, without steps to stop at; leave it out")
+    told = trainer.model.fit_windows(data.train, data.valid, trainer.seed)
+    trainer.history = History([dict(epoch=0, **told)])
+    return trainer.history
+
+
+def _begin(run, o, own):
+    "Go on where a checkpoint is, if asked; never write over one unasked"
     if o["resume"]:
         resume_run(run, o["checkpoint"], own)
+    elif o["checkpoint"] is not None and (Path(o["checkpoint"]) / "last.safetensors").exists():
+        raise TrainerError(f"'{o['checkpoint']}' holds the checkpoint of a run: go on with "
+                           "resume=True, or use another folder")
+
+# %% ../nbs/05_trainer.ipynb #ea29bddf
+def _train(trainer, epochs, learning_rate, fold, o):
+    "The work of `ModelTrainer.train_model`."
+    epochs, rate = _whole("epochs", epochs, 1), _above_zero("learning_rate", learning_rate)
+    data = _windows(trainer, fold, o)
+    trainer.scaler, trainer.fold = data.scaler, _dates_of(data.fold)
+    trainer.assets = list(trainer.data.symbols)
+    trainer.options = o | dict(epochs=epochs, learning_rate=rate)
+    if hasattr(trainer.model, "fit_windows"):
+        return _without_gradients(trainer, data, o)
+    together = _together(trainer.device)
+    trainer.device = getattr(together, "device", trainer.device)
+    trainer.model.to(trainer.device)
+    run = _fresh_run(trainer, epochs, rate, data, o, together)
+    own, around = _callbacks(o, epochs, together)
+    _begin(run, o, own)
     trainer.history = run.history
     with interruptible(run):
         return fit(data.train, data.valid, run, trainer.loss, own + around, o["batch_size"],
                    run.facts["by_date"], piece=o["piece"], precision=o["precision"],
                    together=together)
 
-# %% ../nbs/05_trainer.ipynb #04fe2d37
+# %% ../nbs/05_trainer.ipynb #c5f8b812
 def _predict(trainer, panel):
     "The work of `ModelTrainer.predict`."
     if trainer.scaler is None:
         raise TrainerError("the model has no scaler yet: call train_model or restore first")
     panel = trainer.data.panel if panel is None else panel
-    outputs = predict_arrays(trainer.model, input_arrays(panel, trainer.scaler), trainer.device)
+    known = {s: i for i, s in enumerate(trainer.assets or panel.symbols)}
+    outputs = predict_arrays(trainer.model, input_arrays(panel, trainer.scaler), trainer.device,
+                             asset=[known.get(s, -1) for s in panel.symbols])
     return to_forecast(outputs, panel, trainer.model.horizons)
 
-# %% ../nbs/05_trainer.ipynb #424fec5c
+# %% ../nbs/05_trainer.ipynb #017561ee
 class _Members:
     "What an ensemble says and writes"
     def predict_each(self, panel:FeaturePanel|None=None)->list: # of Forecast, one per member
@@ -405,9 +528,10 @@ class _Members:
         "One folder per member; return the folder."
         for seed, m in self.members.items():
             m.save(Path(folder) / f"seed{seed}")
+        write_atomic(Path(folder) / "ensemble.json", json.dumps(dict(seeds=[*self.members])))
         return Path(folder)
 
-# %% ../nbs/05_trainer.ipynb #440fd5d8
+# %% ../nbs/05_trainer.ipynb #1b83c6fa
 class Ensemble(_Members):
     "The same model, trained from several seeds, that speaks as one."
 
@@ -419,11 +543,11 @@ class Ensemble(_Members):
     ):
         if not len(seeds) or len({*seeds}) < len(seeds):
             raise TrainerError(f"seeds={seeds!r}: give at least one, and each once")
-        self.members = {}
+        self.members, seeds = {}, [_whole("seed", s, 0) for s in seeds]
         for seed in seeds:
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
                 torch.manual_seed(seed)
-                member = ModelTrainer(build(), data=data, seed=seed, **settings)
+                member = ModelTrainer(build(), data=data, seed=seed, **copy.deepcopy(settings))
             self.members[seed], data = member, member.data
 
     def __repr__(self):
@@ -439,22 +563,24 @@ class Ensemble(_Members):
         "Train every member; a resumed ensemble goes on where it was."
         folder = lambda seed: checkpoint and Path(checkpoint) / f"seed{seed}"
         bar = tqdm(self.members.items(), "seeds", disable=not options.get("progress", True))
-        return {seed: m.train_model(epochs, learning_rate, checkpoint=folder(seed), **options)
-                for seed, m in bar}
+        return {seed: m.train_model(epochs, learning_rate, checkpoint=folder(seed),
+                                    **copy.deepcopy(options)) for seed, m in bar}
 
-# %% ../nbs/05_trainer.ipynb #0f70a2d8
+# %% ../nbs/05_trainer.ipynb #39e09fca
 def load_ensemble(
     folder:str|Path, # that `Ensemble.save` wrote
     data:FinancialDataHandler|None=None, # None = built again, and refused if they are others
 )->Ensemble: # raises ModelFileError
     "The ensemble that wrote a folder, built again from the folder alone."
-    found = sorted(Path(folder).glob("seed*"), key=lambda p: int(p.name[4:]))
-    if not found:
-        raise ModelFileError(f"'{folder}' has no seed0, seed1, ...: give a folder that "
-                             "`Ensemble.save` wrote")
+    try:
+        seeds = json.loads((Path(folder) / "ensemble.json").read_text())["seeds"]
+        paths = [Path(folder) / f"seed{int(s)}" for s in seeds]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise ModelFileError(f"'{folder}' has no readable ensemble.json ({e}): give a folder that "
+                             "`Ensemble.save` wrote") from e
     out = Ensemble.__new__(Ensemble)
     out.members = {}
-    for path in found:
+    for path in paths:
         member = ModelTrainer.load(path, data)
         out.members[member.seed], data = member, member.data
     return out

@@ -161,7 +161,7 @@ def test_planted(mutants, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(room, "predict_arrays", partial(planted, room.predict_arrays))
             guard(trained_once(hybrid), market(380), [300])
-    def tomorrow(real, model, arrays, device="cpu"):
+    def tomorrow(real, model, arrays, device="cpu", asset=None):
         x = np.concatenate([arrays.x[:, 1:], arrays.x[:, -1:]], 1)
-        return real(model, type(arrays)(x, arrays.mask, arrays.dt), device)
+        return real(model, type(arrays)(x, arrays.mask, arrays.dt), device, asset=asset)
     mutants.kill(2, "a model that is shown tomorrow's features", backwards, tomorrow)

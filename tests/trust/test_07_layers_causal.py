@@ -7,7 +7,7 @@ from hybrid_ssm import attention
 from hybrid_ssm.attention import CONTROLS, POSITIONS, WindowedAttention
 from hybrid_ssm.baselines import (BoostingBaseline, DLinearBaseline, LSTMBaseline, RidgeBaseline, SSMBaseline, TransformerBaseline,
                                   VSNLSTMBaseline)
-from hybrid_ssm.handler import Sequences
+from hybrid_ssm.handler import PanelArrays
 
 WINDOWS, L = (3, 9, 30, 30), 36
 KINDS = [(positions, control, kv) for positions in POSITIONS for control in (None, *CONTROLS) for kv in (4, 2)]
@@ -45,9 +45,9 @@ def fitted_trees():
     x = rng.normal(size=(12, 80, 3)).astype("f4")
     month = np.stack([np.stack([row[max(0, t - 20):t + 1].mean(0) for t in range(80)]) for row in x])
     y = np.sign(x[..., :1]) + 3 * month[..., 1:2] + x[..., 2:] * x[..., :1]
-    n = len(x)
-    data = Sequences(x, np.ones(x.shape, bool), np.ones((n, 80), "f4"), np.arange(n), np.repeat(y, 2, -1).astype("f4"),
-                     np.zeros((n, 80), "f4"), np.zeros(n, "i8"))
+    tables = PanelArrays(x, np.ones(x.shape, bool), np.ones(80, "f4"), np.repeat(y, 2, -1).astype("f4"),
+                         np.zeros(x.shape[:2], "f4"))
+    data = tables.cut([0], 80, 0)
     net = BoostingBaseline(3, n_trees=25, min_leaf=10, horizons=(1, 5))
     net.fit_windows(data[np.arange(9)], data[np.arange(9, 12)])
     assert net.trees.any(-1).any(-1).sum() > 40, "nothing was grown, so this proves nothing"

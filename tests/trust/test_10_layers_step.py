@@ -8,7 +8,7 @@ import torch
 from hybrid_ssm.attention import CONTROLS, POSITIONS, WindowedAttention
 from hybrid_ssm.baselines import (BoostingBaseline, DLinearBaseline, LSTMBaseline, RidgeBaseline, SSMBaseline, TransformerBaseline,
                                   VSNLSTMBaseline)
-from hybrid_ssm.handler import Sequences
+from hybrid_ssm.handler import PanelArrays
 
 B, L, F = 2, 96, 8
 KINDS = [(positions, control, kv) for positions in POSITIONS for control in (None, *CONTROLS) for kv in (4, 1)]
@@ -43,9 +43,9 @@ def trees():
     rng = np.random.default_rng(10)
     x = rng.normal(size=(12, 80, F)).astype("f4")
     y = np.sign(x[..., :1]) + np.cumsum(x[..., 1:2], 1) / 5 + x[..., 2:3] * x[..., :1]
-    n = len(x)
-    data = Sequences(x, np.ones(x.shape, bool), np.ones((n, 80), "f4"), np.arange(n), np.repeat(y, 3, -1).astype("f4"),
-                     np.zeros((n, 80), "f4"), np.zeros(n, "i8"))
+    tables = PanelArrays(x, np.ones(x.shape, bool), np.ones(80, "f4"), np.repeat(y, 3, -1).astype("f4"),
+                         np.zeros(x.shape[:2], "f4"))
+    data = tables.cut([0], 80, 0)
     net = BoostingBaseline(F, n_trees=40, min_leaf=10)
     net.fit_windows(data[np.arange(9)], data[np.arange(9, 12)])
     assert net.trees.any(-1).any(-1).sum() > 60, "nothing was grown, so this proves nothing"

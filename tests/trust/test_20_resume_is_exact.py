@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
+from torch import nn
 
 import hybrid_ssm.loop as loop
 import hybrid_ssm.trainer as room
@@ -15,6 +16,7 @@ from hybrid_ssm.callbacks import resume_run
 from hybrid_ssm.handler import FinancialDataHandler
 from hybrid_ssm.hybrid import HybridFinancialModel
 from hybrid_ssm.loop import Callback, Run
+from hybrid_ssm.losses import JointLoss
 from hybrid_ssm.synthetic import planted_signal
 from hybrid_ssm.trainer import ModelTrainer
 
@@ -28,6 +30,17 @@ def data():
     return FinancialDataHandler(bars=planted_signal(320, 4, seed=1).bars, features=FEATURES)
 
 
+class Weighed(nn.Module):
+    "An objective with a weight of its own"
+    def __init__(self):
+        super().__init__()
+        self.weight, self.joint = nn.Parameter(torch.zeros(())), JointLoss()
+
+    def forward(self, out, batch):
+        parts = self.joint(out, batch)
+        return parts._replace(total=parts.total * (-self.weight).exp() + self.weight)
+
+
 class StopAt(Callback):
     "A hand that stops the run"
     def __init__(self, step):
@@ -37,12 +50,12 @@ class StopAt(Callback):
         run.stop |= run.step == self.step
 
 
-def train(data, folder, epochs, stop=None, seed=0):
+def train(data, folder, epochs, stop=None, seed=0, loss=JointLoss, **more):
     "Go on in `folder`, from whatever weights; everything that the run leaves behind"
     torch.manual_seed(seed)
     model = HybridFinancialModel(state_dim=2, memory_dim=4, input_dim=len(FEATURES), num_heads=2, n_layers=1, dropout=.2)
-    trainer = ModelTrainer(model, data=data, seed=3, device="cpu")
-    trainer.train_model(epochs, 1e-2, checkpoint=folder, resume=True, callbacks=[StopAt(stop)], **OPTIONS)
+    trainer = ModelTrainer(model, data=data, seed=3, device="cpu", loss=loss())
+    trainer.train_model(epochs, 1e-2, checkpoint=folder, resume=True, callbacks=[StopAt(stop)], **OPTIONS | more)
     with safe_open(folder / "last.safetensors", framework="pt") as file:
         numbers, words = {k: file.get_tensor(k) for k in file.keys()}, json.loads(file.metadata()["run"])
     for row in words["history"]["rows"]:
@@ -51,13 +64,13 @@ def train(data, folder, epochs, stop=None, seed=0):
     return numbers | kept, words
 
 
-def guard(data, folder, epochs, steps):
+def guard(data, folder, epochs, steps, **how):
     "Stop at each of the steps, go on from a model that starts elsewhere; returns the numbers compared"
-    straight, said = train(data, folder / "straight", epochs)
+    straight, said = train(data, folder / "straight", epochs, **how)
     compared = 0
     for step in steps:
-        train(data, folder / str(step), epochs, stop=step)
-        resumed, again = train(data, folder / str(step), epochs, seed=step + 1)
+        train(data, folder / str(step), epochs, stop=step, **how)
+        resumed, again = train(data, folder / str(step), epochs, seed=step + 1, **how)
         assert again == said, f"stopped at step {step}: another history, schedule or step"
         assert resumed.keys() == straight.keys()
         for name, value in straight.items():
@@ -69,6 +82,12 @@ def guard(data, folder, epochs, steps):
 def test_every_step_of_twelve(data, tmp_path, tell):
     steps = range(1, 12)
     tell(f"{len(steps)} stops, {guard(data, tmp_path, 2, steps):,} numbers, 0 differ")
+
+
+@pytest.mark.parametrize("how", [dict(loss=Weighed), dict(every=2, schedule="cosine", smooth=2), dict(patience=1, average=None)],
+                         ids=["weights in the loss", "every other step", "stopped early"])
+def test_other_ways(data, tmp_path, how):
+    assert guard(data, tmp_path, 3, [5, 6, 13], **how) > 0
 
 
 @pytest.mark.slow

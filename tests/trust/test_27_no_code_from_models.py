@@ -11,7 +11,9 @@ import torch
 import hybrid_ssm.hybrid as hybrid_room
 from hybrid_ssm.callbacks import Checkpoint, prepare, resume_run
 from hybrid_ssm.hybrid import HybridFinancialModel, ModelFileError
+from hybrid_ssm.handler import FinancialDataHandler
 from hybrid_ssm.loop import Run, TrainerError
+from hybrid_ssm.synthetic import no_signal
 from hybrid_ssm.trainer import ModelTrainer
 
 
@@ -22,6 +24,9 @@ class Bomb:
 
     def __reduce__(self):
         return os.mkdir, (self.canary,)
+
+
+FEATURES = "return_1", "return_5", "return_21"
 
 
 def small():
@@ -84,6 +89,19 @@ def cards(canary, good):
     }
 
 
+def trainings(canary, good):
+    "A training that is no training, each time with a hash that fits"
+    call = f"__import__('os').mkdir({str(canary)!r})"
+    run = good["training"]
+    swapped = [{}, [], call, None, run | {"scaler": call}, run | {"scaler": {"names": []}}, run | {"history": call},
+               run | {"history": {"rows": 1, "floor": call}, "scaler": []}, run | {"data": {}}, run | {"data": call}]
+    def sealed(training):
+        card = good | {"training": training}
+        data = (canary.parent / "trained" / card["weights"]).read_bytes()
+        return json.dumps(card | {"sha256": hybrid_room._hash(card, data)})
+    return {str(i): sealed(training) for i, training in enumerate(swapped)}
+
+
 def guard(tmp_path, load=HybridFinancialModel.load):
     "Every hostile file is refused by name and runs nothing; returns how many"
     canary, tried = tmp_path / "ran", 0
@@ -91,8 +109,11 @@ def guard(tmp_path, load=HybridFinancialModel.load):
     run.history.rows.append(dict(epoch=0, train=1., valid=1.))
     Checkpoint(tmp_path / "run").after_epoch(run)
     folder, state = tmp_path / "run" / "best", tmp_path / "run" / "last.safetensors"
+    trained = ModelTrainer(small(), data=FinancialDataHandler(bars=no_signal(80, 2).bars, features=FEATURES), device="cpu")
+    trained.save(tmp_path / "trained")
+    whole = tmp_path / "trained" / "model.json"
     weights, card = next(folder.glob("weights-*")), folder / "model.json"
-    good = {path: path.read_bytes() for path in (weights, card, state)}
+    good = {path: path.read_bytes() for path in (weights, card, state, whole)}
     (tmp_path / "evil.safetensors").write_bytes(torch_file(Bomb(canary)))
     def refused(path, content, read):
         path.write_bytes(content)
@@ -111,7 +132,9 @@ def guard(tmp_path, load=HybridFinancialModel.load):
         tried += refused(state, content, lambda: resume_run(prepare(Run(small(), epochs=2), 1e-3, 9), tmp_path / "run"))
     for content in cards(canary, json.loads(card.read_text())).values():
         tried += refused(card, content.encode(), lambda: load(folder))
-        tried += refused(card, content.encode(), lambda: ModelTrainer.load(folder))
+        tried += refused(whole, content.encode(), lambda: ModelTrainer.load(whole.parent))
+    for content in trainings(canary, json.loads(whole.read_text())).values():
+        tried += refused(whole, content.encode(), lambda: ModelTrainer.load(whole.parent, trained.data))
     assert load(folder).num_parameters == small().num_parameters    # and the good one is still read
     return tried
 
