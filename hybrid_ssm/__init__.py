@@ -5,7 +5,8 @@ __version__ = "0.1.0"
 
 _HOMES = {  # top-level name -> the module that defines it; loaded on first use (PEP 562)
     "AttentionExplorer": "explore", "Bars": "data", "DataError": "data",
-    "Experiment": "experiment", "FinancialDataHandler": "handler", "Forecast": "forecast",
+    "Ensemble": "trainer", "Experiment": "experiment", "FinancialDataHandler": "handler",
+    "Forecast": "forecast", "JointLoss": "losses",
     "HybridFinancialModel": "hybrid", "ModelTrainer": "trainer", "RegimeExplorer": "explore",
     "RiskPolicy": "risk", "SelectiveSSM": "ssm", "SnapshotStore": "store",
     "compute_features": "features", "load_bars": "data", "sharpe": "metrics",

@@ -584,7 +584,8 @@ class _Trees(_Fitted):
         forest = HistGradientBoostingRegressor(
             learning_rate=c["rate"], max_iter=c["n_trees"], max_depth=c["max_depth"],
             max_leaf_nodes=2 ** c["max_depth"], min_samples_leaf=c["min_leaf"],
-            max_features=c["max_features"], early_stopping=False, random_state=seed).fit(X, y)
+            max_features=c["max_features"], early_stopping=False, random_state=seed)
+        forest.fit(np.where(np.isfinite(X).any(0), X, 0.), y)  # never observed: nothing to split
         wrong = [((y_valid - y.mean()) ** 2).mean()]  # of no tree at all, then of one, two, ...
         wrong += [((said - y_valid) ** 2).mean() for said in forest.staged_predict(X_valid)]
         kept = [tree_table(stage[0].nodes) for stage in forest._predictors][:np.argmin(wrong)]

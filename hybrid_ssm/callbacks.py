@@ -237,7 +237,8 @@ def interruptible(run:Run)->Iterator: # raises KeyboardInterrupt at the end if t
         if main and callable(before):
             signal.signal(signal.SIGINT, before)
     if asked:
-        raise KeyboardInterrupt(f"stopped after step {run.step}, in epoch {run.epoch}")
+        raise KeyboardInterrupt(f"stopped after step {run.step}, in epoch {run.epoch}; a checkpoint "
+                                "goes on from here with resume=True")
 
 # %% ../nbs/04e_callbacks.ipynb #1a48a65f
 class ProgressBar(Callback):
@@ -343,8 +344,10 @@ class Checkpoint(Callback):
         folder:str|Path, # gets `last.safetensors` and the folder `best`; created where missing
         every:int|None=None, # also after so many steps
         callbacks:Sequence=(), # whose state belongs to the run's
+        card:Callable=dict, # () -> what is to stand beside the best model
     ):
         self.folder, self.every, self.callbacks = Path(folder), every, tuple(callbacks)
+        self.card = card
 
     def save(self, run:Run)->None:
         "Write the whole state now."
@@ -363,7 +366,7 @@ class Checkpoint(Callback):
     def after_epoch(self, run:Run)->None:
         "The state of this epoch; its model, if it is the best."
         if run.main and run.history.best_epoch == run.epoch:
-            run.judged.save(self.folder / "best")
+            run.judged.save(self.folder / "best", **self.card())
         self.save(run)
 
     def at_stop(self, run:Run)->None:

@@ -234,10 +234,13 @@ def _place(batch, together):
     return slice(first, first + len(batch.x))
 
 # %% ../nbs/04d_loop.ipynb #13781258
-def _finite(total):
+def _finite(parts):
     "A loss that is no number would make every weight one"
-    if not total.isfinite():
-        raise TrainerError(f"the training loss is {total.item()}: lower the learning rate or look "
+    if not isinstance(parts, LossParts):
+        raise TrainerError(f"the objective gave a {type(parts).__name__}: return "
+                           "LossParts(total, terms), the total to be differentiated")
+    if not parts.total.isfinite():
+        raise TrainerError(f"the training loss is {parts.total.item()}: lower the learning rate or look "
                            "at the inputs; the weights are those of the step before")
 
 
@@ -275,7 +278,7 @@ def gradients(
     whole = ModelOutput(*(v.detach().requires_grad_() for v in _everyones(mine, together)))
     asked = _everyones(batch._replace(x=None, mask=None), together)
     parts = loss(whole, asked)
-    _finite(parts.total)
+    _finite(parts)
     parts.total.backward()
     place = _place(batch, together)
     pulls = [torch.zeros_like(v) if v.grad is None else v.grad[place] for v in whole]
@@ -294,7 +297,7 @@ def evaluate(
     loss:Callable, # (output, batch) -> LossParts
     batch_size:int=64, # windows at once; no part of the answer
     device:str='cpu', # where the model lives
-)->dict: # 'valid' and the parts of the loss, of all windows together; 'sharpe' is the ratio
+)->dict: # 'valid' and the parts of the loss, of all windows; ratios as such: more is better
     "The objective on windows that the model does not learn from."
     model.eval()
     rows = np.arange(len(data))
@@ -303,9 +306,8 @@ def evaluate(
     asked = _joined([b._replace(x=None, mask=None) for b in parts])
     score = loss(_joined([predict_batch(model, b) for b in parts]), asked)
     terms = {k: v.item() for k, v in score.terms.items()}
-    if "sharpe" in terms:
-        terms["sharpe"] = -terms["sharpe"]
-    return dict(valid=score.total.item(), **terms)
+    gains = {k: -v for k, v in terms.items() if k in ("sharpe", "portfolio", "softmin")}
+    return dict(valid=score.total.item(), **terms | gains)
 
 # %% ../nbs/04d_loop.ipynb #5ab2e038
 def record(

@@ -10,9 +10,12 @@ import copy
 import json
 import os
 import platform
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
 from importlib import metadata
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +89,7 @@ def training_options(
     schedule:str='one_cycle', # of the learning rate: 'one_cycle', 'cosine' or 'constant'
     precision:str='fp32', # 'bf16' computes matrix products in half the digits
     clip:float=1., # largest norm of a gradient
-    patience:int|None=None, # epochs without improvement before stopping; None = a fifth of them
+    patience:int|None=None, # epochs without improvement before stopping; None = a fifth, at least 5
     floor:int|None=None, # epochs that cannot be the best; None = the first tenth
     smooth:int=1, # epochs over which the validation loss is averaged to choose the best
     average:float|None=None, # decay of a running mean of the weights, such as .99; None = no mean
@@ -103,6 +106,16 @@ def training_options(
     return _check_options(dict(locals()))
 
 # %% ../nbs/05_trainer.ipynb #27f24036
+def _known_options(options):
+    "The options, or the name that was meant"
+    known = [*signature(training_options).parameters]
+    for name in (n for n in options if n not in known):
+        near = {"lr": "learning_rate", "early_stopping": "patience"}.get(name)
+        near = near or (get_close_matches(name, known, 1) or ["one of " + ", ".join(known)])[0]
+        raise TrainerError(f"train_model knows no '{name}': did you mean {near}?")
+    return training_options(**options)
+
+
 def _whole(name, value, least):
     "A whole number of at least so much, as a plain int"
     plain = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
@@ -125,6 +138,8 @@ def _check_options(o):
                  patience=0, floor=0)
     o |= {k: _whole(k, o[k], n) for k, n in least.items() if o[k] is not None}
     o |= {k: _above_zero(k, o[k]) for k in ("clip", "minutes", "average") if o[k] is not None}
+    if o["average"] is not None and o["average"] >= 1:
+        raise TrainerError(f"average={o['average']}: a decay lies below 1, such as .99")
     if not all(isinstance(c, Callback) for c in o["callbacks"] or ()) if isinstance(
             o["callbacks"], (list, tuple)) else True:
         raise TrainerError(f"callbacks={o['callbacks']!r}: give a list of `Callback`s")
@@ -214,6 +229,15 @@ def _card(folder):
     return card
 
 # %% ../nbs/05_trainer.ipynb #ff10bfc6
+def _training_facts(t):
+    "What stands beside the weights of a trainer"
+    return dict(data=_data_facts(t.data), training_start=t.training_start,
+                training_end=t.training_end, seed=t.seed, loss=_said(t.loss), fold=t.fold,
+                assets=t.assets, options={k: _said(v) for k, v in t.options.items()},
+                versions=versions(), machine=_machine(), history=vars(t.history),
+                scaler=t.scaler and t.scaler.to_dict())
+
+# %% ../nbs/05_trainer.ipynb #42554511
 class _Persistence:
     "Saving and loading of a trained model with everything that made it."
 
@@ -221,13 +245,7 @@ class _Persistence:
         "Write the model, the scaler and what the run was; return the folder."
         if int(os.environ.get("RANK", 0)):  # one of several processes writes
             return Path(folder)
-        facts = dict(data=_data_facts(self.data), training_start=self.training_start,
-                     training_end=self.training_end, seed=self.seed, loss=_said(self.loss),
-                     fold=self.fold, assets=self.assets,
-                     options={k: _said(v) for k, v in self.options.items()},
-                     versions=versions(), machine=_machine(), history=vars(self.history),
-                     scaler=self.scaler and self.scaler.to_dict())
-        return self.model.save(folder, training=facts)
+        return self.model.save(folder, training=_training_facts(self))
 
     def restore(self, folder:str|Path)->"ModelTrainer":
         "Take weights, scaler and history back from a folder that `save` wrote; return self."
@@ -242,7 +260,7 @@ class _Persistence:
         self.model.load_state_dict(type(self.model).load(folder).state_dict())
         return _take_up(self, facts, folder)
 
-# %% ../nbs/05_trainer.ipynb #42554511
+# %% ../nbs/05_trainer.ipynb #a2f03f33
 def _take_up(trainer, facts, folder):
     "Scaler, history and options of a run; raises ModelFileError where they are damaged"
     try:
@@ -261,7 +279,7 @@ def _same_loss(said):
     plain = {k: tuple(v) if isinstance(v, list) else v for k, v in said["JointLoss"].items()}
     return JointLoss(**plain)
 
-# %% ../nbs/05_trainer.ipynb #a2f03f33
+# %% ../nbs/05_trainer.ipynb #0de339a4
 def _same_data(d, folder):
     "The handler of a run; refuses data that are not those of the run"
     if d["costs"] == "a table" or d["source"] == "bars that were handed over":
@@ -276,7 +294,7 @@ def _same_data(d, folder):
                              "with the data you mean")
     return handler
 
-# %% ../nbs/05_trainer.ipynb #0de339a4
+# %% ../nbs/05_trainer.ipynb #88039b11
 class _Loading(_Persistence):
     @classmethod
     def load(cls, folder:str|Path, data:FinancialDataHandler|None=None)->"ModelTrainer":
@@ -292,9 +310,12 @@ class _Loading(_Persistence):
                                  "save it again") from e
         return out.restore(folder)
 
-# %% ../nbs/05_trainer.ipynb #88039b11
+# %% ../nbs/05_trainer.ipynb #e5e7c668
 def _check_fit(model, data):
-    "Compare the model's input width with the number of features."
+    "Whether model and handler are such, and of the same width and horizons."
+    if not isinstance(model, SequenceModel):
+        raise TrainerError(f"model is a {type(model).__name__}: give a model of this contract, such "
+                           "as HybridFinancialModel(...) or one of `baselines`")
     if model.config["input_dim"] != len(data.features):
         raise TrainerError(
             f"the model has input_dim={model.config['input_dim']} but there are "
@@ -315,7 +336,7 @@ def _dates(data, start, end):
                            "of those dates only (bars.window), or a fold to `train_model`")
     return start or f"{first:%Y-%m-%d}", end or f"{last:%Y-%m-%d}"
 
-# %% ../nbs/05_trainer.ipynb #e5e7c668
+# %% ../nbs/05_trainer.ipynb #a309448e
 class _Setup(_Loading):
     def __init__(self,
         model:nn.Module, # HybridFinancialModel or any baseline of the same contract
@@ -329,6 +350,9 @@ class _Setup(_Loading):
         seed:int=0, # of the order of windows and of dropout
         device:str|None=None, # None = a GPU where there is one
     ):
+        if data is not None and not isinstance(data, FinancialDataHandler):
+            raise TrainerError(f"data is a {type(data).__name__}: wrap bars in "
+                               "FinancialDataHandler(bars=...)")
         if data is None:
             training_start, training_end = training_start or '2010-01-01', training_end or '2022-12-31'
             data = FinancialDataHandler(symbols, training_start, training_end, source,
@@ -342,7 +366,7 @@ class _Setup(_Loading):
         self.fold, self.assets = {}, None
         _check_fit(model, self.data)
 
-# %% ../nbs/05_trainer.ipynb #a309448e
+# %% ../nbs/05_trainer.ipynb #4852d8a1
 class ModelTrainer(_Setup):
     "Trains a model on the sessions between two dates and turns it into forecasts."
 
@@ -356,15 +380,15 @@ class ModelTrainer(_Setup):
         *, fold:Fold|None=None, # rows to learn from; None = all
         **options, # see `training_options`
     )->History: # raises DataError where the history is too short
-        "Train, keep the epoch with the best validation loss and return the history."
-        return _train(self, epochs, learning_rate, fold, training_options(**options))
+        "Train and keep the best epoch; `training_options` lists what else may be set."
+        return _train(self, epochs, learning_rate, fold, _known_options(options))
 
     def find_rate(self,
         *, fold:Fold|None=None, # rows to learn from; None = all
         **options, # see `training_options`
     )->RateTrial: # whose `suggestion` is a `learning_rate`
         "Try growing learning rates on a copy of the model."
-        o = training_options(**options)
+        o = _known_options(options)
         data = _windows(self, fold, o)
         return find_rate(self.model, data.train, self.loss, o["batch_size"], device=self.device,
                          seed=self.seed, by_date=_by_date(self.loss, o), piece=o["piece"],
@@ -376,7 +400,7 @@ class ModelTrainer(_Setup):
         "What the trained model says in every session, each knowing only its past."
         return _predict(self, panel)
 
-# %% ../nbs/05_trainer.ipynb #04fe2d37
+# %% ../nbs/05_trainer.ipynb #73539882
 def _together(device):
     "This process alone, or, started by `accelerate launch` or `torchrun`, one of several"
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
@@ -393,15 +417,16 @@ def _by_date(loss, options):
     wanted = options["by_date"]
     return bool(getattr(loss, "by_date", False)) if wanted is None else wanted
 
-# %% ../nbs/05_trainer.ipynb #73539882
-def _callbacks(o, epochs, together):
+# %% ../nbs/05_trainer.ipynb #18747e84
+def _callbacks(trainer, o, epochs):
     "Callbacks whose state belongs to the run, and those around them"
     patience = max(epochs // 5, 5) if o["patience"] is None else o["patience"]
     own = [AverageWeights(o["average"])] if o["average"] is not None else []
     own += [KeepBest(patience), *o["callbacks"]]
     around = [TimeBudget(o["minutes"])] if o["minutes"] is not None else []
     if o["checkpoint"] is not None:
-        around += [Checkpoint(o["checkpoint"], o["every"], own),
+        card = lambda: dict(training=_training_facts(trainer))
+        around += [Checkpoint(o["checkpoint"], o["every"], own, card),
                    CSVLog(Path(o["checkpoint"]) / "history.csv")]
     return own, around + ([ProgressBar(o["label"])] if o["progress"] else [])
 
@@ -416,7 +441,7 @@ def _facts(trainer, epochs, learning_rate, data, o):
                 data=_data_facts(trainer.data), fold=trainer.fold,
                 by_date=_by_date(trainer.loss, o)) | {k: o[k] for k in same}
 
-# %% ../nbs/05_trainer.ipynb #18747e84
+# %% ../nbs/05_trainer.ipynb #1372cb88
 def _windows(trainer, fold, o):
     "What may be learnt from, and what chooses; raises TrainerError where there is nothing"
     if fold is not None and not isinstance(fold, Fold):
@@ -460,7 +485,7 @@ def _fresh_run(trainer, epochs, learning_rate, data, o, together):
     share_of(min(plan, key=len), together)  # the smallest batch has something for everyone
     return prepare(run, learning_rate, epochs * len(plan), o["schedule"], trainer.loss)
 
-# %% ../nbs/05_trainer.ipynb #1372cb88
+# %% ../nbs/05_trainer.ipynb #ea29bddf
 def _without_gradients(trainer, data, o):
     "A learner that is not trained step by step"
     for name in ("checkpoint", "minutes", "average"):
@@ -468,6 +493,7 @@ def _without_gradients(trainer, data, o):
             raise TrainerError(f"{name}={o[name]!r}: a {type(trainer.model).__name__} is fitted at "
                                "once, without steps to stop at; leave it out")
     told = trainer.model.fit_windows(data.train, data.valid, trainer.seed)
+    trainer.scaler = data.scaler
     trainer.history = History([dict(epoch=0, **told)])
     return trainer.history
 
@@ -480,40 +506,56 @@ def _begin(run, o, own):
         raise TrainerError(f"'{o['checkpoint']}' holds the checkpoint of a run: go on with "
                            "resume=True, or use another folder")
 
-# %% ../nbs/05_trainer.ipynb #ea29bddf
+# %% ../nbs/05_trainer.ipynb #c5f8b812
 def _train(trainer, epochs, learning_rate, fold, o):
     "The work of `ModelTrainer.train_model`."
     epochs, rate = _whole("epochs", epochs, 1), _above_zero("learning_rate", learning_rate)
     data = _windows(trainer, fold, o)
-    trainer.scaler, trainer.fold = data.scaler, _dates_of(data.fold)
+    trainer.fold = _dates_of(data.fold)
     trainer.assets = list(trainer.data.symbols)
     trainer.options = o | dict(epochs=epochs, learning_rate=rate)
     if hasattr(trainer.model, "fit_windows"):
         return _without_gradients(trainer, data, o)
-    together = _together(trainer.device)
+    trainer.scaler, together = data.scaler, _together(trainer.device)
     trainer.device = getattr(together, "device", trainer.device)
     trainer.model.to(trainer.device)
     run = _fresh_run(trainer, epochs, rate, data, o, together)
-    own, around = _callbacks(o, epochs, together)
+    own, around = _callbacks(trainer, o, epochs)
     _begin(run, o, own)
     trainer.history = run.history
     with interruptible(run):
-        return fit(data.train, data.valid, run, trainer.loss, own + around, o["batch_size"],
-                   run.facts["by_date"], piece=o["piece"], precision=o["precision"],
-                   together=together)
+        fit(data.train, data.valid, run, trainer.loss, own + around, o["batch_size"],
+            run.facts["by_date"], piece=o["piece"], precision=o["precision"], together=together)
+    if not run.history.rows:
+        warnings.warn("stopped before the first epoch ended: the model holds weights that were "
+                      "never validated; resume=True goes on", stacklevel=3)
+    return run.history
 
-# %% ../nbs/05_trainer.ipynb #c5f8b812
+# %% ../nbs/05_trainer.ipynb #28fe5e05
 def _predict(trainer, panel):
     "The work of `ModelTrainer.predict`."
     if trainer.scaler is None:
         raise TrainerError("the model has no scaler yet: call train_model or restore first")
     panel = trainer.data.panel if panel is None else panel
+    if not isinstance(panel, FeaturePanel):
+        raise TrainerError(f"panel is a {type(panel).__name__}: give features, such as "
+                           "compute_features(bars, trainer.data.features)")
     known = {s: i for i, s in enumerate(trainer.assets or panel.symbols)}
     outputs = predict_arrays(trainer.model, input_arrays(panel, trainer.scaler), trainer.device,
                              asset=[known.get(s, -1) for s in panel.symbols])
     return to_forecast(outputs, panel, trainer.model.horizons)
 
-# %% ../nbs/05_trainer.ipynb #017561ee
+# %% ../nbs/05_trainer.ipynb #1b83c6fa
+def _all_different(members):
+    "Members that begin alike would agree for the wrong reason"
+    first = [torch.cat([p.detach().flatten().cpu() for p in m.model.parameters()])
+             for m in members.values()]
+    moved = [m for m in members.values() if any(p.requires_grad for p in m.model.parameters())]
+    if len(moved) > 1 and all(torch.equal(first[0], w) for w in first[1:]):
+        raise TrainerError("build() gives the same weights under every seed: leave `seed=` out of "
+                           "it, the ensemble sets the seed")
+
+# %% ../nbs/05_trainer.ipynb #39e09fca
 class _Members:
     "What an ensemble says and writes"
     def predict_each(self, panel:FeaturePanel|None=None)->list: # of Forecast, one per member
@@ -531,7 +573,7 @@ class _Members:
         write_atomic(Path(folder) / "ensemble.json", json.dumps(dict(seeds=[*self.members])))
         return Path(folder)
 
-# %% ../nbs/05_trainer.ipynb #1b83c6fa
+# %% ../nbs/05_trainer.ipynb #2d495319
 class Ensemble(_Members):
     "The same model, trained from several seeds, that speaks as one."
 
@@ -541,7 +583,10 @@ class Ensemble(_Members):
         data:FinancialDataHandler|None=None, # one for all; None = from the other settings
         **settings, # of `ModelTrainer`: training_start, training_end, symbols, source, loss, ...
     ):
-        if not len(seeds) or len({*seeds}) < len(seeds):
+        if not callable(build) or isinstance(build, nn.Module):
+            raise TrainerError(f"build is a {type(build).__name__}: give a function without "
+                               "arguments that returns a fresh model, such as lambda: Model(...)")
+        if isinstance(seeds, int) or not len(seeds) or len({*seeds}) < len(seeds):
             raise TrainerError(f"seeds={seeds!r}: give at least one, and each once")
         self.members, seeds = {}, [_whole("seed", s, 0) for s in seeds]
         for seed in seeds:
@@ -549,6 +594,7 @@ class Ensemble(_Members):
                 torch.manual_seed(seed)
                 member = ModelTrainer(build(), data=data, seed=seed, **copy.deepcopy(settings))
             self.members[seed], data = member, member.data
+        _all_different(self.members)
 
     def __repr__(self):
         one = next(iter(self.members.values()))
@@ -566,7 +612,7 @@ class Ensemble(_Members):
         return {seed: m.train_model(epochs, learning_rate, checkpoint=folder(seed),
                                     **copy.deepcopy(options)) for seed, m in bar}
 
-# %% ../nbs/05_trainer.ipynb #39e09fca
+# %% ../nbs/05_trainer.ipynb #31e9774e
 def load_ensemble(
     folder:str|Path, # that `Ensemble.save` wrote
     data:FinancialDataHandler|None=None, # None = built again, and refused if they are others
