@@ -109,7 +109,7 @@ def find_rate(
     seed:int=0, # order of the windows
     by_date:bool=False, # batches of whole dates
     **how, # `piece`, `precision`: see `gradients`
-)->RateTrial: # ends where the smoothed loss has risen by half of what it fell, or is not finite
+)->RateTrial: # ends where the smoothed loss has risen by half of what it fell
     "Try growing learning rates on a copy of the model."
     model, loss = copy.deepcopy((model, loss))
     model.train()
@@ -119,15 +119,17 @@ def find_rate(
              for rows in plan_epoch(train, batch_size, seed, epoch, by_date))
     for i, (rate, rows) in enumerate(zip(rates, order)):
         run.optimizer.param_groups[0]["lr"] = rate
-        parts = gradients(model, take_batch(train, rows, device), loss, seed=i, **how)
+        try: parts = gradients(model, take_batch(train, rows, device), loss, seed=i, **how)
+        except TrainerError:  # no number any more; or none from the beginning
+            if i: break
+            raise
         nn.utils.clip_grad_norm_(model.parameters(), 1.)
         run.optimizer.step(); run.optimizer.zero_grad()
         smooth = .9 * smooth + .1 * parts.total.item()
         losses.append(smooth / (1 - .9 ** (i + 1)))
         fallen, risen = losses[0] - min(losses), losses[-1] - min(losses)
-        if not np.isfinite(smooth) or i > steps // 4 and risen > max(fallen / 2, .1): break
-    finite = np.isfinite(losses)
-    return RateTrial(rates[:len(losses)][finite], np.array(losses)[finite])
+        if i > steps // 4 and risen > max(fallen / 2, .1): break
+    return RateTrial(rates[:len(losses)], np.array(losses))
 
 # %% ../nbs/04e_callbacks.ipynb #39058445
 class KeepBest(Callback):
@@ -159,6 +161,12 @@ class KeepBest(Callback):
             run.model.load_state_dict(run.best)
 
 # %% ../nbs/04e_callbacks.ipynb #14dbb652
+def _averaged(model, decay):
+    "A mean of weights that has seen none yet"
+    mean = None if decay is None else swa_utils.get_ema_multi_avg_fn(decay)
+    return swa_utils.AveragedModel(model, multi_avg_fn=mean)
+
+# %% ../nbs/04e_callbacks.ipynb #6601cdd7
 class AverageWeights(Callback):
     "Validate and keep a running mean of the weights instead of the weights."
 
@@ -173,18 +181,14 @@ class AverageWeights(Callback):
     def before_fit(self, run:Run)->None:
         "Take up the mean of a resumed run."
         if self.kept:
-            run.average = self._averaged(run.model)
+            run.average = _averaged(run.model, self.decay)
             run.average.load_state_dict(self.kept)
-
-    def _averaged(self, model):
-        mean = None if self.decay is None else swa_utils.get_ema_multi_avg_fn(self.decay)
-        return swa_utils.AveragedModel(model, multi_avg_fn=mean)
 
     def after_step(self, run:Run)->None:
         "Add these weights to the mean."
         if run.epoch >= self.start:
             if run.average is None:
-                run.average = self._averaged(run.model)
+                run.average = _averaged(run.model, self.decay)
             run.average.update_parameters(run.model)
             self.kept = run.average.state_dict()
 
@@ -200,7 +204,7 @@ class AverageWeights(Callback):
         "Kept until the run begins."
         self.kept = state
 
-# %% ../nbs/04e_callbacks.ipynb #28809502
+# %% ../nbs/04e_callbacks.ipynb #6be5e79b
 class TimeBudget(Callback):
     "Stop at the first step after so many minutes; a checkpoint goes on from there."
 
@@ -219,7 +223,7 @@ class TimeBudget(Callback):
         "Enough?"
         run.stop |= time.monotonic() >= self.until
 
-# %% ../nbs/04e_callbacks.ipynb #00581445
+# %% ../nbs/04e_callbacks.ipynb #a66098ad
 @contextmanager
 def interruptible(run:Run)->Iterator: # raises KeyboardInterrupt at the end if there was one
     "Within this block a first Ctrl-C ends the run after the current step."
@@ -237,10 +241,10 @@ def interruptible(run:Run)->Iterator: # raises KeyboardInterrupt at the end if t
         if main and callable(before):
             signal.signal(signal.SIGINT, before)
     if asked:
-        raise KeyboardInterrupt(f"stopped after step {run.step}, in epoch {run.epoch}; a checkpoint "
-                                "goes on from here with resume=True")
+        raise KeyboardInterrupt(f"stopped after step {run.step}, in epoch {run.epoch}; a "
+                                "checkpoint goes on from here with resume=True")
 
-# %% ../nbs/04e_callbacks.ipynb #1a48a65f
+# %% ../nbs/04e_callbacks.ipynb #8530cb49
 class ProgressBar(Callback):
     "A progress bar over epochs that shows both losses."
 
@@ -264,7 +268,7 @@ class ProgressBar(Callback):
         "Close the bar."
         self.bar.close()
 
-# %% ../nbs/04e_callbacks.ipynb #f2e11396
+# %% ../nbs/04e_callbacks.ipynb #ab8c73a6
 class CSVLog(Callback):
     "The history as a CSV file, whole after every epoch."
 
@@ -279,7 +283,7 @@ class CSVLog(Callback):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.path, run.history.frame.to_csv())
 
-# %% ../nbs/04e_callbacks.ipynb #50fff8b9
+# %% ../nbs/04e_callbacks.ipynb #22ad51b6
 class TensorBoardLog(Callback):
     "The history for TensorBoard (the extra `track`)."
 
@@ -308,7 +312,7 @@ class TensorBoardLog(Callback):
         if self.writer is not None:
             self.writer.close()
 
-# %% ../nbs/04e_callbacks.ipynb #d25668dc
+# %% ../nbs/04e_callbacks.ipynb #555850fe
 def _digest(flat, words):
     "Hash of the words, and of names and bytes of all tensors"
     sha = hashlib.sha256(words.encode())
@@ -336,7 +340,7 @@ def _words(run):
     return json.dumps(dict(step=run.step, losses=run.losses, facts=run.facts, schedule=schedule,
                            groups=groups, history=vars(run.history)))
 
-# %% ../nbs/04e_callbacks.ipynb #555850fe
+# %% ../nbs/04e_callbacks.ipynb #cb50676a
 class Checkpoint(Callback):
     "Write the state after every epoch and where the run stops; keep the best model beside it."
 
@@ -373,7 +377,7 @@ class Checkpoint(Callback):
         "The state of the last step."
         self.save(run)
 
-# %% ../nbs/04e_callbacks.ipynb #cb50676a
+# %% ../nbs/04e_callbacks.ipynb #21d07c3d
 def _opened(path):
     "Tensors and words of a checkpoint; raises TrainerError where it is damaged"
     from safetensors import SafetensorError, safe_open
@@ -394,7 +398,7 @@ def _same_run(facts, kept, path):
             raise TrainerError(f"'{path}' belongs to another run: {name} was {kept.get(name)!r} "
                                f"and is {facts.get(name)!r}; use the same, or another folder")
 
-# %% ../nbs/04e_callbacks.ipynb #21d07c3d
+# %% ../nbs/04e_callbacks.ipynb #4c465a0f
 def resume_run(
     run:Run, # a fresh run of the same model with its optimiser; changed in place
     folder:str|Path, # where `Checkpoint` wrote

@@ -360,7 +360,8 @@ def _write(path, data):
 
 def _commit(folder, data, card):
     "Weights under a name of their own, then the card that names them: from there on they count"
-    name, old = f"weights-{card['sha256'][:12]}.safetensors", {*folder.glob('weights-*.safetensors')}
+    name = f"weights-{card['sha256'][:12]}.safetensors"
+    old = {*folder.glob('weights-*.safetensors')}
     _write(folder / name, data)
     _write(folder / 'model.json', json.dumps(card | dict(weights=name), indent=1).encode())
     for unnamed in old - {folder / name}: unnamed.unlink(missing_ok=True)

@@ -92,8 +92,25 @@ class History:
         return head + self.frame.tail(12).to_html(float_format="{:.4f}".format)
 
 # %% ../nbs/04d_loop.ipynb #60a51219
+class _Steps:
+    @property
+    def judged(self)->nn.Module: # what is validated and kept
+        "The model with averaged weights where there are such, else the model itself."
+        return self.model if self.average is None else self.average.module
+
+    def begin(self)->float: # the time
+        "Begin an epoch: dropout on, the clock read."
+        self.model.train()
+        return time.perf_counter()
+
+    def next(self, batch:Batch)->Batch:
+        "Begin a step: no gradient is left of whatever was before."
+        self.optimizer.zero_grad()
+        return batch
+
+# %% ../nbs/04d_loop.ipynb #54329be1
 @dataclass
-class Run:
+class Run(_Steps):
     "The state of a training run that callbacks may read; `stop` they may also set."
     model: nn.Module
     epochs: int  # asked for
@@ -113,17 +130,7 @@ class Run:
     facts: dict = field(default_factory=dict)  # what a checkpoint must agree with, plain values
     main: bool = True  # whether this process writes files and shows progress
 
-    @property
-    def judged(self)->nn.Module: # what is validated and kept
-        "The model with averaged weights where there are such, else the model itself."
-        return self.model if self.average is None else self.average.module
-
-    def begin(self)->float: # the time
-        "Begin an epoch: dropout on, the clock read."
-        self.model.train()
-        return time.perf_counter()
-
-# %% ../nbs/04d_loop.ipynb #54329be1
+# %% ../nbs/04d_loop.ipynb #09ad2b50
 class Callback:
     "Something that happens around training; every method may be left out."
 
@@ -149,7 +156,7 @@ class Callback:
     def load(self, state:dict)->None:
         "Take back what `state` gave."
 
-# %% ../nbs/04d_loop.ipynb #09ad2b50
+# %% ../nbs/04d_loop.ipynb #5966620e
 def call(
     callbacks:Sequence, # of Callback
     moment:str, # name of the method
@@ -159,12 +166,12 @@ def call(
     for c in callbacks:
         getattr(c, moment)(run)
 
-# %% ../nbs/04d_loop.ipynb #3b52a657
+# %% ../nbs/04d_loop.ipynb #4dd31049
 class OneProcess:
     "A run on its own; `accelerate.Accelerator` says the same of several."
     num_processes, process_index, is_main_process = 1, 0, True
 
-# %% ../nbs/04d_loop.ipynb #4dd31049
+# %% ../nbs/04d_loop.ipynb #abaf4e3d
 def share_of(
     rows:np.ndarray, # windows of a batch
     together:OneProcess=OneProcess(), # or an `accelerate.Accelerator`
@@ -175,7 +182,7 @@ def share_of(
                            f"{together.num_processes} processes: use a larger batch_size or fewer")
     return np.array_split(rows, together.num_processes)[together.process_index]
 
-# %% ../nbs/04d_loop.ipynb #aa8bce3f
+# %% ../nbs/04d_loop.ipynb #eee5b70c
 def predict_batch(
     model:nn.Module, # any model of this contract
     batch:Batch, # inputs
@@ -188,7 +195,7 @@ def predict_batch(
         out = model(batch.x, dt=batch.dt, mask=batch.mask, asset=asset)
     return ModelOutput(*(v.float() if v.dtype == torch.bfloat16 else v for v in out))
 
-# %% ../nbs/04d_loop.ipynb #364c2abc
+# %% ../nbs/04d_loop.ipynb #4483ad32
 def _pieces(batch, size):
     "A batch in parts of at most `size` windows"
     n = len(batch.x)
@@ -218,7 +225,7 @@ def _everyones(parts, together):
     cut = (torch.cat([v[:n] for v, n in zip(pieces, sizes)]) for pieces in whole)
     return type(parts)(*(None if v is None else next(cut) for v in parts))
 
-# %% ../nbs/04d_loop.ipynb #4b1a8669
+# %% ../nbs/04d_loop.ipynb #13781258
 def _say(model, pieces, seed, precision):
     "Outputs of each piece in turn; chance depends on the seed and the piece's number alone"
     for i, piece in enumerate(pieces):
@@ -233,15 +240,15 @@ def _place(batch, together):
     first = sum(_sizes(batch.x, together)[:together.process_index])
     return slice(first, first + len(batch.x))
 
-# %% ../nbs/04d_loop.ipynb #13781258
+# %% ../nbs/04d_loop.ipynb #09f682aa
 def _finite(parts):
     "A loss that is no number would make every weight one"
     if not isinstance(parts, LossParts):
         raise TrainerError(f"the objective gave a {type(parts).__name__}: return "
                            "LossParts(total, terms), the total to be differentiated")
     if not parts.total.isfinite():
-        raise TrainerError(f"the training loss is {parts.total.item()}: lower the learning rate or look "
-                           "at the inputs; the weights are those of the step before")
+        raise TrainerError(f"the training loss is {parts.total.item()}: lower the learning rate or "
+                           "look at the inputs; the weights are those of the step before")
 
 
 def _linked(out, pulls):
@@ -252,14 +259,14 @@ def _linked(out, pulls):
                            "frozen, or learns without gradients")
     return zip(*pairs)
 
-# %% ../nbs/04d_loop.ipynb #09f682aa
+# %% ../nbs/04d_loop.ipynb #aa31887c
 def _sum_up(model, together):
     "Every process gets the sum of all gradients"
     if together.num_processes > 1:
         for p in (p for p in model.parameters() if p.grad is not None):
             p.grad = together.reduce(p.grad, "sum")
 
-# %% ../nbs/04d_loop.ipynb #aa31887c
+# %% ../nbs/04d_loop.ipynb #ef3038c7
 @torch.random.fork_rng(devices=range(torch.cuda.device_count()))  # the caller's chance stays
 def gradients(
     model:nn.Module, # its parameters' `grad` grows
@@ -289,7 +296,7 @@ def gradients(
     _sum_up(model, together)
     return LossParts(parts.total.detach(), {k: v.detach() for k, v in parts.terms.items()})
 
-# %% ../nbs/04d_loop.ipynb #17233980
+# %% ../nbs/04d_loop.ipynb #f5d19ee9
 @torch.no_grad()
 def evaluate(
     model:nn.Module, # left in evaluation mode
@@ -309,7 +316,7 @@ def evaluate(
     gains = {k: -v for k, v in terms.items() if k in ("sharpe", "portfolio", "softmin")}
     return dict(valid=score.total.item(), **terms | gains)
 
-# %% ../nbs/04d_loop.ipynb #5ab2e038
+# %% ../nbs/04d_loop.ipynb #c0220543
 def record(
     run:Run, # its history grows by one row
     scores:dict, # what `evaluate` returned
@@ -325,7 +332,7 @@ def record(
                                  seconds=time.perf_counter() - began))
     run.losses = []
 
-# %% ../nbs/04d_loop.ipynb #c0220543
+# %% ../nbs/04d_loop.ipynb #35bfcb9a
 def weights(run:Run)->list: # of parameters: the model's, and the loss's own if it has any
     "What the optimiser moves."
     return [p for group in run.optimizer.param_groups for p in group["params"]]
@@ -350,7 +357,7 @@ def _chance(run, together):
     drawn = np.random.SeedSequence([run.seed, run.step, together.process_index])
     return int(drawn.generate_state(1)[0])
 
-# %% ../nbs/04d_loop.ipynb #f3b8bd03
+# %% ../nbs/04d_loop.ipynb #1eaf6252
 def fit(
     train:Sequences, # windows to learn from
     valid:Sequences, # windows that choose the epoch
@@ -370,8 +377,7 @@ def fit(
             plan = plan_epoch(train, batch_size, run.seed, run.epoch, by_date)
             for rows in plan[run.step - run.epoch * len(plan):]:
                 if _agreed(run, together): return _stopped(run, callbacks)
-                batch = take_batch(train, share_of(rows, together), run.device)
-                run.optimizer.zero_grad()
+                batch = run.next(take_batch(train, share_of(rows, together), run.device))
                 parts = gradients(run.model, batch, loss, seed=_chance(run, together), **how)
                 nn.utils.clip_grad_norm_(weights(run), run.clip)
                 run.optimizer.step(); run.schedule.step()

@@ -314,8 +314,8 @@ class _Loading(_Persistence):
 def _check_fit(model, data):
     "Whether model and handler are such, and of the same width and horizons."
     if not isinstance(model, SequenceModel):
-        raise TrainerError(f"model is a {type(model).__name__}: give a model of this contract, such "
-                           "as HybridFinancialModel(...) or one of `baselines`")
+        raise TrainerError(f"model is a {type(model).__name__}: give a model of this contract, "
+                           "such as HybridFinancialModel(...) or one of `baselines`")
     if model.config["input_dim"] != len(data.features):
         raise TrainerError(
             f"the model has input_dim={model.config['input_dim']} but there are "
@@ -337,11 +337,14 @@ def _dates(data, start, end):
     return start or f"{first:%Y-%m-%d}", end or f"{last:%Y-%m-%d}"
 
 # %% ../nbs/05_trainer.ipynb #a309448e
+_FIRST, _LAST = "2010-01-01", "2022-12-31"  # of the promise in the README
+
+
 class _Setup(_Loading):
     def __init__(self,
         model:nn.Module, # HybridFinancialModel or any baseline of the same contract
         training_start:str|None=None, # first session, included; None = 2010-01-01, or of `data`
-        training_end:str|None=None, # last one; None = 2022-12-31, or of `data`; validation: last 15 %
+        training_end:str|None=None, # last one; None = 2022-12-31, or of `data`
         symbols:Sequence|None=None, # tickers; None = all of the source
         source:str='sample', # 'sample', 'yahoo' or a file
         features:Sequence=DEFAULT_FEATURES, # as many as the model's input_dim
@@ -354,7 +357,7 @@ class _Setup(_Loading):
             raise TrainerError(f"data is a {type(data).__name__}: wrap bars in "
                                "FinancialDataHandler(bars=...)")
         if data is None:
-            training_start, training_end = training_start or '2010-01-01', training_end or '2022-12-31'
+            training_start, training_end = training_start or _FIRST, training_end or _LAST
             data = FinancialDataHandler(symbols, training_start, training_end, source,
                                         features=features)
         else:
@@ -447,8 +450,8 @@ def _windows(trainer, fold, o):
     if fold is not None and not isinstance(fold, Fold):
         raise TrainerError(f"fold={fold!r}: give one of `handler.folds(...)`")
     if not callable(trainer.loss):
-        raise TrainerError(f"loss={trainer.loss!r}: give an objective, such as JointLoss(); that of "
-                           "a folder is known only if it was one")
+        raise TrainerError(f"loss={trainer.loss!r}: give an objective, such as JointLoss(); that "
+                           "of a folder is known only if it was one")
     data = trainer.data.prepare_training_data(o["window"], fold, o["stride"], o["warm_up"],
                                               o["memory_map"])
     for name in ("train", "valid"):
@@ -464,7 +467,7 @@ def _dates_of(fold):
     return {name: [day(rows[0]), day(rows[-1])]
             for name, rows in (("train", fold.train), ("valid", fold.valid))}
 
-
+# %% ../nbs/05_trainer.ipynb #ea29bddf
 def _alike(model, together):
     "The model, with the first process's weights in all of them"
     if together.num_processes > 1:
@@ -485,7 +488,7 @@ def _fresh_run(trainer, epochs, learning_rate, data, o, together):
     share_of(min(plan, key=len), together)  # the smallest batch has something for everyone
     return prepare(run, learning_rate, epochs * len(plan), o["schedule"], trainer.loss)
 
-# %% ../nbs/05_trainer.ipynb #ea29bddf
+# %% ../nbs/05_trainer.ipynb #c5f8b812
 def _without_gradients(trainer, data, o):
     "A learner that is not trained step by step"
     for name in ("checkpoint", "minutes", "average"):
@@ -506,7 +509,7 @@ def _begin(run, o, own):
         raise TrainerError(f"'{o['checkpoint']}' holds the checkpoint of a run: go on with "
                            "resume=True, or use another folder")
 
-# %% ../nbs/05_trainer.ipynb #c5f8b812
+# %% ../nbs/05_trainer.ipynb #28fe5e05
 def _train(trainer, epochs, learning_rate, fold, o):
     "The work of `ModelTrainer.train_model`."
     epochs, rate = _whole("epochs", epochs, 1), _above_zero("learning_rate", learning_rate)
@@ -531,7 +534,7 @@ def _train(trainer, epochs, learning_rate, fold, o):
                       "never validated; resume=True goes on", stacklevel=3)
     return run.history
 
-# %% ../nbs/05_trainer.ipynb #28fe5e05
+# %% ../nbs/05_trainer.ipynb #7eee139b
 def _predict(trainer, panel):
     "The work of `ModelTrainer.predict`."
     if trainer.scaler is None:
@@ -545,7 +548,17 @@ def _predict(trainer, panel):
                              asset=[known.get(s, -1) for s in panel.symbols])
     return to_forecast(outputs, panel, trainer.model.horizons)
 
-# %% ../nbs/05_trainer.ipynb #1b83c6fa
+# %% ../nbs/05_trainer.ipynb #39e09fca
+def _checked_seeds(build, seeds):
+    "Seeds as plain numbers, once it is sure that they and the function are such"
+    if not callable(build) or isinstance(build, nn.Module):
+        raise TrainerError(f"build is a {type(build).__name__}: give a function without arguments "
+                           "that returns a fresh model, as lambda: Model(...) is")
+    if isinstance(seeds, int) or not len(seeds) or len({*seeds}) < len(seeds):
+        raise TrainerError(f"seeds={seeds!r}: give at least one, and each once")
+    return [_whole("seed", s, 0) for s in seeds]
+
+
 def _all_different(members):
     "Members that begin alike would agree for the wrong reason"
     first = [torch.cat([p.detach().flatten().cpu() for p in m.model.parameters()])
@@ -555,9 +568,13 @@ def _all_different(members):
         raise TrainerError("build() gives the same weights under every seed: leave `seed=` out of "
                            "it, the ensemble sets the seed")
 
-# %% ../nbs/05_trainer.ipynb #39e09fca
+# %% ../nbs/05_trainer.ipynb #2d495319
 class _Members:
     "What an ensemble says and writes"
+    def __repr__(self):
+        one = next(iter(self.members.values()))
+        return f"Ensemble of {len(self.members)}: seeds {[*self.members]}, each a {one!r}"
+
     def predict_each(self, panel:FeaturePanel|None=None)->list: # of Forecast, one per member
         "What every member says: for `uncertainty_parts` and `mixture_cdf`."
         return [m.predict(panel) for m in self.members.values()]
@@ -573,7 +590,7 @@ class _Members:
         write_atomic(Path(folder) / "ensemble.json", json.dumps(dict(seeds=[*self.members])))
         return Path(folder)
 
-# %% ../nbs/05_trainer.ipynb #2d495319
+# %% ../nbs/05_trainer.ipynb #31e9774e
 class Ensemble(_Members):
     "The same model, trained from several seeds, that speaks as one."
 
@@ -583,22 +600,13 @@ class Ensemble(_Members):
         data:FinancialDataHandler|None=None, # one for all; None = from the other settings
         **settings, # of `ModelTrainer`: training_start, training_end, symbols, source, loss, ...
     ):
-        if not callable(build) or isinstance(build, nn.Module):
-            raise TrainerError(f"build is a {type(build).__name__}: give a function without "
-                               "arguments that returns a fresh model, such as lambda: Model(...)")
-        if isinstance(seeds, int) or not len(seeds) or len({*seeds}) < len(seeds):
-            raise TrainerError(f"seeds={seeds!r}: give at least one, and each once")
-        self.members, seeds = {}, [_whole("seed", s, 0) for s in seeds]
-        for seed in seeds:
+        self.members = {}
+        for seed in _checked_seeds(build, seeds):
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
                 torch.manual_seed(seed)
                 member = ModelTrainer(build(), data=data, seed=seed, **copy.deepcopy(settings))
             self.members[seed], data = member, member.data
         _all_different(self.members)
-
-    def __repr__(self):
-        one = next(iter(self.members.values()))
-        return f"Ensemble of {len(self.members)}: seeds {[*self.members]}, each a {one!r}"
 
     def train_model(self,
         epochs:int=100, # at most, of each member
@@ -612,7 +620,7 @@ class Ensemble(_Members):
         return {seed: m.train_model(epochs, learning_rate, checkpoint=folder(seed),
                                     **copy.deepcopy(options)) for seed, m in bar}
 
-# %% ../nbs/05_trainer.ipynb #31e9774e
+# %% ../nbs/05_trainer.ipynb #5911bc10
 def load_ensemble(
     folder:str|Path, # that `Ensemble.save` wrote
     data:FinancialDataHandler|None=None, # None = built again, and refused if they are others
