@@ -97,6 +97,21 @@ class RateTrial:
                 'stroke="#0072B2" stroke-width="1.5"/></svg>')
 
 # %% ../nbs/04e_callbacks.ipynb #71ad29db
+def _one_rate(run, rate, batch, loss, i, how):
+    "The loss of one step at this rate; NaN where there is no number any more"
+    run.optimizer.param_groups[0]["lr"] = rate
+    run.optimizer.zero_grad()
+    try:
+        parts = gradients(run.model, batch, loss, seed=i, **how)
+    except ValueError:
+        if i:
+            return float("nan")
+        raise  # not the rate's fault
+    nn.utils.clip_grad_norm_(run.model.parameters(), 1.)
+    run.optimizer.step()
+    return parts.total.item()
+
+# %% ../nbs/04e_callbacks.ipynb #9917ac55
 def find_rate(
     model:nn.Module, # left as it is
     train:Sequences, # windows to learn from
@@ -118,20 +133,15 @@ def find_rate(
     order = (rows for epoch in range(steps)
              for rows in plan_epoch(train, batch_size, seed, epoch, by_date))
     for i, (rate, rows) in enumerate(zip(rates, order)):
-        run.optimizer.param_groups[0]["lr"] = rate
-        try: parts = gradients(model, take_batch(train, rows, device), loss, seed=i, **how)
-        except TrainerError:  # no number any more; or none from the beginning
-            if i: break
-            raise
-        nn.utils.clip_grad_norm_(model.parameters(), 1.)
-        run.optimizer.step(); run.optimizer.zero_grad()
-        smooth = .9 * smooth + .1 * parts.total.item()
+        total = _one_rate(run, rate, take_batch(train, rows, device), loss, i, how)
+        smooth = .9 * smooth + .1 * total
+        if not np.isfinite(smooth): break
         losses.append(smooth / (1 - .9 ** (i + 1)))
         fallen, risen = losses[0] - min(losses), losses[-1] - min(losses)
         if i > steps // 4 and risen > max(fallen / 2, .1): break
     return RateTrial(rates[:len(losses)], np.array(losses))
 
-# %% ../nbs/04e_callbacks.ipynb #39058445
+# %% ../nbs/04e_callbacks.ipynb #4a77a15c
 class KeepBest(Callback):
     "Put the weights of the best epoch back, and stop after `patience` epochs without a better one."
 
@@ -160,13 +170,13 @@ class KeepBest(Callback):
         if run.best is not None:
             run.model.load_state_dict(run.best)
 
-# %% ../nbs/04e_callbacks.ipynb #14dbb652
+# %% ../nbs/04e_callbacks.ipynb #6601cdd7
 def _averaged(model, decay):
     "A mean of weights that has seen none yet"
     mean = None if decay is None else swa_utils.get_ema_multi_avg_fn(decay)
     return swa_utils.AveragedModel(model, multi_avg_fn=mean)
 
-# %% ../nbs/04e_callbacks.ipynb #6601cdd7
+# %% ../nbs/04e_callbacks.ipynb #c6218914
 class AverageWeights(Callback):
     "Validate and keep a running mean of the weights instead of the weights."
 
@@ -204,7 +214,7 @@ class AverageWeights(Callback):
         "Kept until the run begins."
         self.kept = state
 
-# %% ../nbs/04e_callbacks.ipynb #6be5e79b
+# %% ../nbs/04e_callbacks.ipynb #578323f3
 class TimeBudget(Callback):
     "Stop at the first step after so many minutes; a checkpoint goes on from there."
 
@@ -223,7 +233,7 @@ class TimeBudget(Callback):
         "Enough?"
         run.stop |= time.monotonic() >= self.until
 
-# %% ../nbs/04e_callbacks.ipynb #a66098ad
+# %% ../nbs/04e_callbacks.ipynb #78dfcd78
 @contextmanager
 def interruptible(run:Run)->Iterator: # raises KeyboardInterrupt at the end if there was one
     "Within this block a first Ctrl-C ends the run after the current step."
@@ -244,7 +254,7 @@ def interruptible(run:Run)->Iterator: # raises KeyboardInterrupt at the end if t
         raise KeyboardInterrupt(f"stopped after step {run.step}, in epoch {run.epoch}; a "
                                 "checkpoint goes on from here with resume=True")
 
-# %% ../nbs/04e_callbacks.ipynb #8530cb49
+# %% ../nbs/04e_callbacks.ipynb #f2e11396
 class ProgressBar(Callback):
     "A progress bar over epochs that shows both losses."
 
@@ -268,7 +278,7 @@ class ProgressBar(Callback):
         "Close the bar."
         self.bar.close()
 
-# %% ../nbs/04e_callbacks.ipynb #ab8c73a6
+# %% ../nbs/04e_callbacks.ipynb #50fff8b9
 class CSVLog(Callback):
     "The history as a CSV file, whole after every epoch."
 
@@ -283,7 +293,7 @@ class CSVLog(Callback):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.path, run.history.frame.to_csv())
 
-# %% ../nbs/04e_callbacks.ipynb #22ad51b6
+# %% ../nbs/04e_callbacks.ipynb #49b6f5a0
 class TensorBoardLog(Callback):
     "The history for TensorBoard (the extra `track`)."
 
@@ -312,7 +322,7 @@ class TensorBoardLog(Callback):
         if self.writer is not None:
             self.writer.close()
 
-# %% ../nbs/04e_callbacks.ipynb #555850fe
+# %% ../nbs/04e_callbacks.ipynb #cb50676a
 def _digest(flat, words):
     "Hash of the words, and of names and bytes of all tensors"
     sha = hashlib.sha256(words.encode())
@@ -340,7 +350,7 @@ def _words(run):
     return json.dumps(dict(step=run.step, losses=run.losses, facts=run.facts, schedule=schedule,
                            groups=groups, history=vars(run.history)))
 
-# %% ../nbs/04e_callbacks.ipynb #cb50676a
+# %% ../nbs/04e_callbacks.ipynb #21d07c3d
 class Checkpoint(Callback):
     "Write the state after every epoch and where the run stops; keep the best model beside it."
 
@@ -377,7 +387,7 @@ class Checkpoint(Callback):
         "The state of the last step."
         self.save(run)
 
-# %% ../nbs/04e_callbacks.ipynb #21d07c3d
+# %% ../nbs/04e_callbacks.ipynb #4c465a0f
 def _opened(path):
     "Tensors and words of a checkpoint; raises TrainerError where it is damaged"
     from safetensors import SafetensorError, safe_open
@@ -398,7 +408,7 @@ def _same_run(facts, kept, path):
             raise TrainerError(f"'{path}' belongs to another run: {name} was {kept.get(name)!r} "
                                f"and is {facts.get(name)!r}; use the same, or another folder")
 
-# %% ../nbs/04e_callbacks.ipynb #4c465a0f
+# %% ../nbs/04e_callbacks.ipynb #f57004e9
 def resume_run(
     run:Run, # a fresh run of the same model with its optimiser; changed in place
     folder:str|Path, # where `Checkpoint` wrote
