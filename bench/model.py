@@ -1,6 +1,6 @@
 """A training step of the whole hybrid against networks of the same width, interleaved in one process.
 
-usage: python bench/model.py [--batch 64] [--length 252] [--rounds 7] [--compile] [--couplings]
+usage: python bench/model.py [--batch 64] [--length 252] [--rounds 7] [--compile] [--couplings] [--profile]
 
 All have two layers of width 64. The hybrid carries its variable selection, its heads and its Student-t likelihood; the
 others are the bare trunk of PyTorch with a square loss, so the comparison leans towards them.
@@ -9,6 +9,7 @@ import argparse
 
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from common import head, interleave, machine, median, ratio, row
 from hybrid_ssm.hybrid import CONTROLS, COUPLINGS, HybridFinancialModel
@@ -55,6 +56,18 @@ def lstm(batch, length):
     return trainer(net, lambda: net(x)[0].square().mean())
 
 
+def shares(batch, length):
+    "Where the time of a training step of the hybrid goes: the kinds of operation that take most of it"
+    step = hybrid(batch, length)
+    step()
+    with profile(activities=[ProfilerActivity.CPU]) as seen:
+        step()
+    rows = sorted(seen.key_averages(), key=lambda e: -e.self_cpu_time_total)
+    whole = sum(e.self_cpu_time_total for e in rows)
+    print("\n" + head("operation", "calls", "share of a step"))
+    for e in rows[:14]: print(row(e.key, e.count, f"{100 * e.self_cpu_time_total / whole:.1f} %"))
+
+
 def main():
     "Print the machine line and the table"
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -64,6 +77,7 @@ def main():
     ask.add_argument("--threads", type=int, default=1)
     ask.add_argument("--compile", action="store_true", help="the hybrid compiled, too (half a minute to compile, or more)")
     ask.add_argument("--couplings", action="store_true", help="every coupling and control against the mixture")
+    ask.add_argument("--profile", action="store_true", help="which operations take the time of the hybrid's step")
     args = ask.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -80,6 +94,7 @@ def main():
     print(head("", "steps a second", *(f"{name} / this" for name in rivals)))
     for name in runners:
         print(row(name, 1 / median(taken, name), *(ratio(taken, rival, name) for rival in rivals)))
+    if args.profile: shares(*shape)
 
 
 if __name__ == "__main__":
