@@ -914,6 +914,7 @@ class Experiment:
         out:str|Path='runs', # folder of all runs
         resume:bool|str=False, # go on with the newest run of this configuration, or with a run's id
         progress:bool=True, # show progress bars
+        report:bool=True, # write the page, too
     )->ExperimentResult: # raises DataError, ConfigError; KeyboardInterrupt if no fold is finished
         "Load, walk forward, trade, report; everything is written below `out`."
         config, began = self.config, time.perf_counter()
@@ -924,7 +925,10 @@ class Experiment:
         folds = folds if complete else finished(config, folds, run)
         if not folds:
             raise KeyboardInterrupt(f"no fold is finished yet; --resume goes on with {run.name}")
-        return _conclude(config, market, run, folds, complete, began)
+        result = _conclude(config, market, run, folds, complete, began)
+        if report:
+            make_report(result)
+        return result
 
 # %% ../nbs/08_experiment.ipynb #69332a0c
 def _folds(f, sessions):
@@ -939,7 +943,7 @@ def _conclude(
     folds:Sequence, # finished folds
     complete:bool, # all of them
     began:float, # `time.perf_counter()` at the start
-)->ExperimentResult: # after writing tables, weights, forecasts and the page
+)->ExperimentResult: # after writing tables, weights and forecasts
     forecasts = collect(config, folds, run)
     sessions = market.sessions[np.concatenate([f.test for f in folds])]
     weights = target_weights(config, market, forecasts, sessions)
@@ -956,5 +960,4 @@ def _conclude(
     facts = json.loads((run / "run.json").read_text())
     write_json(run / "run.json", facts | {"complete": complete, "folds": len(folds), "sessions":
                len(sessions), "seconds": round(time.perf_counter() - began, 1)})
-    make_report(result)
     return result

@@ -20,6 +20,7 @@ from hybrid_ssm.losses import JointLoss
 from hybrid_ssm.synthetic import planted_signal
 from hybrid_ssm.trainer import ModelTrainer
 
+pytestmark = pytest.mark.filterwarnings("ignore:stopped before the first epoch")
 FEATURES = ("return_5", "return_21")
 OPTIONS = dict(window=40, warm_up=10, stride=10, batch_size=16, piece=9, average=.9, progress=False)
 
