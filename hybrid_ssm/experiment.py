@@ -892,9 +892,8 @@ def finished(
     return out
 
 # %% ../nbs/08_experiment.ipynb #af4e506f
-class Experiment:
-    "A walk-forward comparison of all rivals under one configuration."
-
+class _Configured:
+    "One configuration, however it was given"
     def __repr__(self):
         c = self.config
         return (f"Experiment({c.name!r}: {', '.join(c.models.names)}; tested {c.folds.test_start} "
@@ -909,6 +908,10 @@ class Experiment:
     def from_file(cls, source:str|Path)->"Experiment":
         "An experiment from a TOML file or from the name of a configuration in the package."
         return cls(read_config(source))
+
+# %% ../nbs/08_experiment.ipynb #69332a0c
+class Experiment(_Configured):
+    "A walk-forward comparison of all rivals under one configuration."
 
     def run(self,
         out:str|Path='runs', # folder of all runs
@@ -930,7 +933,7 @@ class Experiment:
             make_report(result)
         return result
 
-# %% ../nbs/08_experiment.ipynb #69332a0c
+# %% ../nbs/08_experiment.ipynb #f35c9a1f
 def _folds(f, sessions):
     "The walk-forward folds of a FoldConfig."
     return walk_forward(sessions, f.test_start, f.test_end, f.years, f.embargo, f.valid_fraction)
