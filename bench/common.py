@@ -84,6 +84,13 @@ def peak_mib(call):
     return most / 2 ** 20
 
 
+def work_and_show(args, work, tables):
+    "Do what is missing unless only the tables were asked for, then print them"
+    torch.set_num_threads(args.threads)
+    if not args.table: print(machine(load=False)), work(args)
+    tables(args)
+
+
 def row(*cells):
     "A row of a Markdown table; numbers to three figures"
     say = lambda x: f"{x:.3g}" if isinstance(x, float) else "" if x is None else str(x)

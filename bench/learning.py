@@ -429,13 +429,5 @@ def arguments(words=None):
     return ask.parse_args(words)
 
 
-def main():
-    "Fit what is missing, then print the tables"
-    args = arguments()
-    torch.set_num_threads(args.threads)
-    if not args.table: print(machine(load=False)), work(args)
-    tables(args)
-
-
 if __name__ == "__main__":
-    main()
+    common.work_and_show(arguments(), work, tables)

@@ -99,14 +99,10 @@ class _Steps:
         return self.model if self.average is None else self.average.module
 
     def begin(self)->float: # the time
-        "Begin an epoch: dropout on, the clock read."
+        "Begin an epoch: dropout on, no gradient left of whatever was before, the clock read."
         self.model.train()
-        return time.perf_counter()
-
-    def next(self, batch:Batch)->Batch:
-        "Begin a step: no gradient is left of whatever was before."
         self.optimizer.zero_grad()
-        return batch
+        return time.perf_counter()
 
 # %% ../nbs/04d_loop.ipynb #54329be1
 @dataclass
@@ -377,10 +373,10 @@ def fit(
             plan = plan_epoch(train, batch_size, run.seed, run.epoch, by_date)
             for rows in plan[run.step - run.epoch * len(plan):]:
                 if _agreed(run, together): return _stopped(run, callbacks)
-                batch = run.next(take_batch(train, share_of(rows, together), run.device))
+                batch = take_batch(train, share_of(rows, together), run.device)
                 parts = gradients(run.model, batch, loss, seed=_chance(run, together), **how)
                 nn.utils.clip_grad_norm_(weights(run), run.clip)
-                run.optimizer.step(); run.schedule.step()
+                run.optimizer.step(); run.schedule.step(); run.optimizer.zero_grad()
                 run.losses.append(parts.total.item()); run.step += 1
                 call(callbacks, "after_step", run)
             record(run, evaluate(run.judged, valid, loss, batch_size, run.device), began)

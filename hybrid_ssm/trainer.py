@@ -27,15 +27,14 @@ from tqdm.auto import tqdm
 from . import baselines
 from .callbacks import (
     AverageWeights, Checkpoint, CSVLog, KeepBest, ProgressBar, RateTrial, TimeBudget, find_rate,
-    interruptible, one_cycle, prepare, resume_run)
+    interruptible, prepare, resume_run)
 from .data import write_atomic
 from .features import DEFAULT_FEATURES, FeaturePanel, FeatureScaler
 from .forecast import Forecast, average_forecasts
 from .handler import FinancialDataHandler, PanelArrays, input_arrays
 from .hybrid import ModelFileError, SequenceModel
 from .loop import (
-    Batch, Callback, History, OneProcess, Run, TrainerError, evaluate, fit, gradients, plan_epoch,
-    predict_batch, share_of, take_batch)
+    Callback, History, OneProcess, Run, TrainerError, fit, plan_epoch, share_of)
 from .losses import JointLoss
 from .splits import Fold
 
@@ -90,7 +89,7 @@ def training_options(
     precision:str='fp32', # 'bf16' computes matrix products in half the digits
     clip:float=1., # largest norm of a gradient
     patience:int|None=None, # epochs without improvement before stopping; None = a fifth, at least 5
-    floor:int|None=None, # epochs that cannot be the best; None = the first tenth
+    floor:int|None=None, # epochs that cannot be the best; None = the first third
     smooth:int=1, # epochs over which the validation loss is averaged to choose the best
     average:float|None=None, # decay of a running mean of the weights, such as .99; None = no mean
     minutes:float|None=None, # stop after so long; None = never
@@ -140,8 +139,8 @@ def _check_options(o):
     o |= {k: _above_zero(k, o[k]) for k in ("clip", "minutes", "average") if o[k] is not None}
     if o["average"] is not None and o["average"] >= 1:
         raise TrainerError(f"average={o['average']}: a decay lies below 1, such as .99")
-    if not all(isinstance(c, Callback) for c in o["callbacks"] or ()) if isinstance(
-            o["callbacks"], (list, tuple)) else True:
+    several = isinstance(o["callbacks"], (list, tuple))
+    if not several or not all(isinstance(c, Callback) for c in o["callbacks"]):
         raise TrainerError(f"callbacks={o['callbacks']!r}: give a list of `Callback`s")
     if o["resume"] and o["checkpoint"] is None:
         raise TrainerError("resume=True needs checkpoint=FOLDER, the place to resume from")
@@ -482,7 +481,7 @@ def _fresh_run(trainer, epochs, learning_rate, data, o, together):
     facts = json.loads(json.dumps(_facts(trainer, epochs, learning_rate, data, o)))
     run = Run(_alike(trainer.model, together), epochs, trainer.device, trainer.seed, o["clip"],
               facts=facts, main=together.is_main_process)
-    run.history.floor = epochs // 10 if o["floor"] is None else o["floor"]
+    run.history.floor = -(-epochs // 3) if o["floor"] is None else o["floor"]
     run.history.smooth = o["smooth"]
     plan = plan_epoch(data.train, o["batch_size"], trainer.seed, 0, facts["by_date"])
     share_of(min(plan, key=len), together)  # the smallest batch has something for everyone

@@ -2,29 +2,19 @@
 import gzip
 import io
 import json
-import os
 import pickle
 import sqlite3
-import zipfile
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hostile import Bomb, archive
 
 import hybrid_ssm.data as data_room
 from hybrid_ssm.data import DataError, load_bars
 from hybrid_ssm.store import MANIFEST, SnapshotStore, data_file, seal_manifest
-
-
-class Bomb:
-    "Unpickling it makes a folder; nothing else does"
-    def __init__(self, canary):
-        self.canary = str(canary)
-
-    def __reduce__(self):
-        return os.mkdir, (self.canary,)
 
 
 PRICES = "date,symbol,close\n2024-01-02,KO,60\n2024-01-03,KO,61\n"
@@ -34,15 +24,6 @@ def parquet(table):
     "The bytes of an arrow table or a frame"
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pandas(table) if isinstance(table, pd.DataFrame) else table, buffer)
-    return buffer.getvalue()
-
-
-def archive(**members):
-    "The bytes of a zip file"
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        for name, content in members.items():
-            file.writestr(name.replace("__", "/"), content)
     return buffer.getvalue()
 
 

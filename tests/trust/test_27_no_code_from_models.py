@@ -1,12 +1,11 @@
 """Row 27, the part about models: no code runs from a model, a checkpoint or a run folder, whatever it pretends to be."""
 import io
 import json
-import os
 import pickle
 import struct
-import zipfile
 
 import torch
+from hostile import Bomb, archive
 
 import hybrid_ssm.hybrid as hybrid_room
 from hybrid_ssm.callbacks import Checkpoint, prepare, resume_run
@@ -15,15 +14,6 @@ from hybrid_ssm.handler import FinancialDataHandler
 from hybrid_ssm.loop import Run, TrainerError
 from hybrid_ssm.synthetic import no_signal
 from hybrid_ssm.trainer import ModelTrainer
-
-
-class Bomb:
-    "Unpickling it makes a folder; nothing else does"
-    def __init__(self, canary):
-        self.canary = str(canary)
-
-    def __reduce__(self):
-        return os.mkdir, (self.canary,)
 
 
 FEATURES = "return_1", "return_5", "return_21"
@@ -38,15 +28,6 @@ def torch_file(thing, **how):
     "What torch.save would write"
     buffer = io.BytesIO()
     torch.save(thing, buffer, **how)
-    return buffer.getvalue()
-
-
-def archive(**members):
-    "The bytes of a zip file"
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        for name, content in members.items():
-            file.writestr(name.replace("__", "/"), content)
     return buffer.getvalue()
 
 
