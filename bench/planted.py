@@ -1,7 +1,7 @@
 """How much of a planted signal does each model reach under each loss? Out of sample, net of cost, at equal parameters.
 
 usage: python bench/planted.py [--markets noisy ...] [--losses likelihood sharpe joint ...] [--models hybrid lstm ...] [--seeds 5]
-                               [--epochs 10] [--sessions 1500] [--stride 21] [--rates .003 .01] [--threads 1]
+                               [--epochs 10] [--floor 4] [--sessions 1500] [--stride 21] [--rates .003 .01] [--threads 1]
                                [--out runs/planted] [--table]
 
 A market of `hybrid_ssm.synthetic.planted_signal` has a drift that anyone may see through noise. A model is trained on its first
@@ -14,9 +14,10 @@ share    its net Sharpe ratio over the GROSS one of an oracle that is told the d
 without minding them in what it trades (an optimal filter); a model that minds its costs may pass it.
 
 Budget of a fit, the same for all: --epochs passes over windows of 126 sessions (31 of them warm-up) that start every --stride
-sessions, 32 a step; AdamW, one-cycle. The learning rate of a model and a loss is the one of --rates whose epoch with the best
-validation loss is lowest on a market that is never scored. All models have the hybrid's parameter count, as near as their width
-allows. Seed s makes the market, the weights and the order of the windows, so that all differences are paired by seed.
+sessions, 32 a step; AdamW, one-cycle; none of the first --floor epochs can be the best. The learning rate of a model and a loss
+is the one of --rates whose best epoch has the lowest validation loss on a market that is never scored. All models have the
+hybrid's parameter count, as near as their width allows. Seed s makes the market, the weights and the order of the windows, so
+that all differences are paired by seed.
 
 Every fit is one line of JSON in OUT/fits.jsonl, written when it ends; what is there is not fitted again. A row counts for the
 budget it was fitted with. `--table` prints what is there. Seed 0 of everything comes before seed 1.
@@ -55,8 +56,8 @@ LOSSES = {"likelihood": JointLoss(1., 0.), "sharpe": JointLoss(0., 1.), "joint":
           "portfolio": JointLoss(1., 0., portfolio=.5), "softmin": JointLoss(1., 0., softmin=.5),
           "crps": JointLoss(0., .5, crps=1.), "direction": JointLoss(0., .5, direction=1.)}
 MODELS = "hybrid", "lstm", "transformer", "ssm"
-KEY = "market", "loss", "model", "seed", "epochs", "sessions", "stride", "rate"
-BUDGET = "epochs", "sessions", "stride"
+KEY = "market", "loss", "model", "seed", "epochs", "floor", "sessions", "stride", "rate"
+BUDGET = "epochs", "floor", "sessions", "stride"
 HEADLINES = "share", "ceiling", "net", "gross", "turnover"
 
 
@@ -117,9 +118,9 @@ def fit(job):
     made, past, whole = market(job["market"], job["seed"], sessions)
     trainer = ModelTrainer(build(job["model"], job["seed"]), data=past, loss=LOSSES[job["loss"]], seed=job["seed"], device="cpu")
     history = trainer.train_model(job["epochs"], job["rate"], window=WINDOW, warm_up=WARM, stride=job["stride"],
-                                  batch_size=BATCH, patience=job["epochs"], progress=False)
+                                  batch_size=BATCH, patience=job["epochs"], floor=job["floor"], progress=False)
     book = books(trainer.predict(whole.panel).position, made, sessions)
-    scores = score(book, made, sessions) | dict(valid=float(history.frame["valid"].min()), best_epoch=int(history.best_epoch))
+    scores = score(book, made, sessions) | dict(valid=float(history.frame["valid"].iloc[history.best_epoch]), best_epoch=int(history.best_epoch))
     return job | dict(parameters=trainer.model.num_parameters, scores=scores, machine=machine(load=False),
                       torch=torch.__version__, seconds=round(time.perf_counter() - started, 1))
 
@@ -212,7 +213,7 @@ def tables(args):
     for name, table in scored(args).items():
         about = ", ".join(f"{k} {v:g}" for k, v in MARKETS[name].items())
         print(f"\n## {name}: {about}; Sharpe {SHARPE:g} planted; learnt from {args.sessions} sessions, judged on {JUDGED}, "
-              f"{args.epochs} epochs, a window every {args.stride} sessions")
+              f"{args.epochs} epochs of which the first {args.floor} cannot be the best, a window every {args.stride} sessions")
         scores_table(table)
         differences(table)
 
@@ -225,6 +226,7 @@ def arguments(words=None):
     ask.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     ask.add_argument("--seeds", type=int, default=5)
     ask.add_argument("--epochs", type=int, default=10, help="of every fit")
+    ask.add_argument("--floor", type=int, default=4, help="epochs that cannot be the best")
     ask.add_argument("--sessions", type=int, default=1500, help="to learn from; the last 15 %% of them choose the epoch")
     ask.add_argument("--stride", type=int, default=21, help="sessions between training windows: fewer make more steps")
     ask.add_argument("--rates", type=float, nargs="+", default=[.003, .01], help="learning rates to choose from")
@@ -234,13 +236,5 @@ def arguments(words=None):
     return ask.parse_args(words)
 
 
-def main():
-    "Fit what is missing, then print the tables"
-    args = arguments()
-    torch.set_num_threads(args.threads)
-    if not args.table: print(machine(load=False)), work(args)
-    tables(args)
-
-
 if __name__ == "__main__":
-    main()
+    common.work_and_show(arguments(), work, tables)

@@ -59,7 +59,7 @@ def learnt(market, seed, plant):
     past = plant(handler(market.bars.window(end=days[LEARNT - 1])))
     model = HybridFinancialModel(4, 8, 2, 2, n_layers=1, horizons=(1,), windows=(21, 21), seed=seed)
     trainer = ModelTrainer(model, data=past, seed=seed, device="cpu")
-    trainer.train_model(8, 2e-2, window=84, warm_up=21, stride=42, batch_size=32, patience=8, progress=False)
+    trainer.train_model(8, 2e-2, window=84, warm_up=21, stride=42, batch_size=32, patience=8, floor=4, progress=False)
     return held(trainer.predict(handler(market.bars).panel).position, market).net_returns
 
 
