@@ -444,6 +444,11 @@ class _Fed(nn.Module):
             raise ModelInputError(f'the cache is not one of this model for a batch of {b}; begin '
                                   f'with `init_cache({b})` and hand on what each call returns')
 
+    def _check_row(self, x):
+        if not torch.compiler.is_compiling() and x.dim() != 2:
+            raise ModelInputError(f'x has shape {tuple(x.shape)}; `step` reads one session, '
+                                  f"(batch, {self.config['input_dim']}); `prefill` reads several")
+
     def _checked(self, x, dt, mask, asset, prior):
         "The inputs in the model's own precision, and which sessions were observed (None = all)"
         _check_shapes(x, dt, mask, asset, prior, self.config['input_dim'])
@@ -502,6 +507,7 @@ class SequenceModel(_Portable, _Fed):
 
     def step(self, x:Tensor, cache:tuple, dt=None, mask=None, asset=None, prior=None)->tuple:
         "One session: x (b, f), dt (b,), mask (b, f) -> output without the time axis, next cache"
+        self._check_row(x)
         self._check_cache(len(x), cache)
         add = lambda t: None if t is None else t[:, None]
         out, cache = self._run(add(x), add(dt), add(mask), asset, add(prior), cache)

@@ -11,6 +11,7 @@ __all__ = ['SCORES', 'PENALTIES', 'Batch', 'student_t_nll', 'student_t_crps', 's
 # %% ../nbs/04b_losses.ipynb #c56d477e
 from dataclasses import dataclass
 from math import isfinite, log, pi, sqrt
+from numbers import Real
 from typing import NamedTuple
 
 import torch
@@ -310,8 +311,8 @@ def _check_weights(loss):
     "Raise ConfigError for what cannot be meant"
     for name in (*SCORES, *PENALTIES, "cost_multiple"):
         value = getattr(loss, name)
-        if not (isfinite(value) and value >= 0):
-            raise ConfigError(f"{name}={value}: use a finite number of at least 0; the sign of "
+        if not (isinstance(value, Real) and isfinite(value) and value >= 0):
+            raise ConfigError(f"{name}={value!r}: use a finite number of at least 0; the sign of "
                               "every term is already chosen so that less is better")
     if not any(getattr(loss, name) for name in SCORES):
         raise ConfigError(f"nothing is scored: give one of {SCORES} a weight above 0")

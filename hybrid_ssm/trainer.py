@@ -336,6 +336,18 @@ def _dates(data, start, end):
     return start or f"{first:%Y-%m-%d}", end or f"{last:%Y-%m-%d}"
 
 # %% ../nbs/05_trainer.ipynb #a309448e
+def _device(name):
+    "A device that this machine has"
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, TypeError) as e:
+        raise TrainerError(f"device={name!r} cannot be used here ({str(e).splitlines()[0]}): give "
+                           "'cpu', or leave it out to take a GPU where there is one") from e
+    return name
+
+# %% ../nbs/05_trainer.ipynb #4852d8a1
 _FIRST, _LAST = "2010-01-01", "2022-12-31"  # of the promise in the README
 
 
@@ -362,13 +374,13 @@ class _Setup(_Loading):
         else:
             training_start, training_end = _dates(data, training_start, training_end)
         self.training_start, self.training_end, self.data = training_start, training_end, data
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = _device(device)
         self.model, self.loss, self.seed = model.to(self.device), loss, _whole("seed", seed, 0)
         self.history, self.scaler, self.options = History(), None, {}
         self.fold, self.assets = {}, None
         _check_fit(model, self.data)
 
-# %% ../nbs/05_trainer.ipynb #4852d8a1
+# %% ../nbs/05_trainer.ipynb #04fe2d37
 class ModelTrainer(_Setup):
     "Trains a model on the sessions between two dates and turns it into forecasts."
 
@@ -402,7 +414,7 @@ class ModelTrainer(_Setup):
         "What the trained model says in every session, each knowing only its past."
         return _predict(self, panel)
 
-# %% ../nbs/05_trainer.ipynb #73539882
+# %% ../nbs/05_trainer.ipynb #18747e84
 def _together(device):
     "This process alone, or, started by `accelerate launch` or `torchrun`, one of several"
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
@@ -419,7 +431,7 @@ def _by_date(loss, options):
     wanted = options["by_date"]
     return bool(getattr(loss, "by_date", False)) if wanted is None else wanted
 
-# %% ../nbs/05_trainer.ipynb #18747e84
+# %% ../nbs/05_trainer.ipynb #1372cb88
 def _callbacks(trainer, o, epochs):
     "Callbacks whose state belongs to the run, and those around them"
     patience = max(epochs // 5, 5) if o["patience"] is None else o["patience"]
@@ -443,7 +455,7 @@ def _facts(trainer, epochs, learning_rate, data, o):
                 data=_data_facts(trainer.data), fold=trainer.fold,
                 by_date=_by_date(trainer.loss, o)) | {k: o[k] for k in same}
 
-# %% ../nbs/05_trainer.ipynb #1372cb88
+# %% ../nbs/05_trainer.ipynb #ea29bddf
 def _windows(trainer, fold, o):
     "What may be learnt from, and what chooses; raises TrainerError where there is nothing"
     if fold is not None and not isinstance(fold, Fold):
@@ -466,7 +478,7 @@ def _dates_of(fold):
     return {name: [day(rows[0]), day(rows[-1])]
             for name, rows in (("train", fold.train), ("valid", fold.valid))}
 
-# %% ../nbs/05_trainer.ipynb #ea29bddf
+# %% ../nbs/05_trainer.ipynb #c5f8b812
 def _alike(model, together):
     "The model, with the first process's weights in all of them"
     if together.num_processes > 1:
@@ -487,7 +499,7 @@ def _fresh_run(trainer, epochs, learning_rate, data, o, together):
     share_of(min(plan, key=len), together)  # the smallest batch has something for everyone
     return prepare(run, learning_rate, epochs * len(plan), o["schedule"], trainer.loss)
 
-# %% ../nbs/05_trainer.ipynb #c5f8b812
+# %% ../nbs/05_trainer.ipynb #28fe5e05
 def _without_gradients(trainer, data, o):
     "A learner that is not trained step by step"
     for name in ("checkpoint", "minutes", "average"):
@@ -508,7 +520,7 @@ def _begin(run, o, own):
         raise TrainerError(f"'{o['checkpoint']}' holds the checkpoint of a run: go on with "
                            "resume=True, or use another folder")
 
-# %% ../nbs/05_trainer.ipynb #28fe5e05
+# %% ../nbs/05_trainer.ipynb #7eee139b
 def _train(trainer, epochs, learning_rate, fold, o):
     "The work of `ModelTrainer.train_model`."
     epochs, rate = _whole("epochs", epochs, 1), _above_zero("learning_rate", learning_rate)
@@ -533,7 +545,7 @@ def _train(trainer, epochs, learning_rate, fold, o):
                       "never validated; resume=True goes on", stacklevel=3)
     return run.history
 
-# %% ../nbs/05_trainer.ipynb #7eee139b
+# %% ../nbs/05_trainer.ipynb #e6b93783
 def _predict(trainer, panel):
     "The work of `ModelTrainer.predict`."
     if trainer.scaler is None:
@@ -547,7 +559,7 @@ def _predict(trainer, panel):
                              asset=[known.get(s, -1) for s in panel.symbols])
     return to_forecast(outputs, panel, trainer.model.horizons)
 
-# %% ../nbs/05_trainer.ipynb #39e09fca
+# %% ../nbs/05_trainer.ipynb #2d495319
 def _checked_seeds(build, seeds):
     "Seeds as plain numbers, once it is sure that they and the function are such"
     if not callable(build) or isinstance(build, nn.Module):
@@ -567,7 +579,7 @@ def _all_different(members):
         raise TrainerError("build() gives the same weights under every seed: leave `seed=` out of "
                            "it, the ensemble sets the seed")
 
-# %% ../nbs/05_trainer.ipynb #2d495319
+# %% ../nbs/05_trainer.ipynb #31e9774e
 class _Members:
     "What an ensemble says and writes"
     def __repr__(self):
@@ -589,7 +601,7 @@ class _Members:
         write_atomic(Path(folder) / "ensemble.json", json.dumps(dict(seeds=[*self.members])))
         return Path(folder)
 
-# %% ../nbs/05_trainer.ipynb #31e9774e
+# %% ../nbs/05_trainer.ipynb #5911bc10
 class Ensemble(_Members):
     "The same model, trained from several seeds, that speaks as one."
 
@@ -619,7 +631,7 @@ class Ensemble(_Members):
         return {seed: m.train_model(epochs, learning_rate, checkpoint=folder(seed),
                                     **copy.deepcopy(options)) for seed, m in bar}
 
-# %% ../nbs/05_trainer.ipynb #5911bc10
+# %% ../nbs/05_trainer.ipynb #10184e05
 def load_ensemble(
     folder:str|Path, # that `Ensemble.save` wrote
     data:FinancialDataHandler|None=None, # None = built again, and refused if they are others
