@@ -559,7 +559,7 @@ def _predict(trainer, panel):
                              asset=[known.get(s, -1) for s in panel.symbols])
     return to_forecast(outputs, panel, trainer.model.horizons)
 
-# %% ../nbs/05_trainer.ipynb #2d495319
+# %% ../nbs/05_trainer.ipynb #5911bc10
 def _checked_seeds(build, seeds):
     "Seeds as plain numbers, once it is sure that they and the function are such"
     if not callable(build) or isinstance(build, nn.Module):
@@ -579,7 +579,7 @@ def _all_different(members):
         raise TrainerError("build() gives the same weights under every seed: leave `seed=` out of "
                            "it, the ensemble sets the seed")
 
-# %% ../nbs/05_trainer.ipynb #31e9774e
+# %% ../nbs/05_trainer.ipynb #10184e05
 class _Members:
     "What an ensemble says and writes"
     def __repr__(self):
@@ -601,7 +601,7 @@ class _Members:
         write_atomic(Path(folder) / "ensemble.json", json.dumps(dict(seeds=[*self.members])))
         return Path(folder)
 
-# %% ../nbs/05_trainer.ipynb #5911bc10
+# %% ../nbs/05_trainer.ipynb #1668db2c
 class Ensemble(_Members):
     "The same model, trained from several seeds, that speaks as one."
 
@@ -631,7 +631,7 @@ class Ensemble(_Members):
         return {seed: m.train_model(epochs, learning_rate, checkpoint=folder(seed),
                                     **copy.deepcopy(options)) for seed, m in bar}
 
-# %% ../nbs/05_trainer.ipynb #10184e05
+# %% ../nbs/05_trainer.ipynb #3dc8aa10
 def load_ensemble(
     folder:str|Path, # that `Ensemble.save` wrote
     data:FinancialDataHandler|None=None, # None = built again, and refused if they are others
