@@ -1,7 +1,7 @@
 """How much of a planted signal does each model reach under each loss? Out of sample, net of cost, at equal parameters.
 
 usage: python bench/planted.py [--markets noisy ...] [--losses likelihood sharpe joint ...] [--models hybrid lstm ...] [--seeds 5]
-                               [--epochs 10] [--floor 4] [--sessions 1500] [--stride 21] [--rates .003 .01] [--threads 1]
+                               [--epochs 10] [--floor 1] [--sessions 1500] [--stride 21] [--rates .003 .01] [--threads 1]
                                [--out runs/planted] [--table]
 
 A market of `hybrid_ssm.synthetic.planted_signal` has a drift that anyone may see through noise. A model is trained on its first
@@ -226,7 +226,7 @@ def arguments(words=None):
     ask.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     ask.add_argument("--seeds", type=int, default=5)
     ask.add_argument("--epochs", type=int, default=10, help="of every fit")
-    ask.add_argument("--floor", type=int, default=4, help="epochs that cannot be the best")
+    ask.add_argument("--floor", type=int, default=1, help="epochs that cannot be the best")
     ask.add_argument("--sessions", type=int, default=1500, help="to learn from; the last 15 %% of them choose the epoch")
     ask.add_argument("--stride", type=int, default=21, help="sessions between training windows: fewer make more steps")
     ask.add_argument("--rates", type=float, nargs="+", default=[.003, .01], help="learning rates to choose from")

@@ -89,7 +89,7 @@ def training_options(
     precision:str='fp32', # 'bf16' computes matrix products in half the digits
     clip:float=1., # largest norm of a gradient
     patience:int|None=None, # epochs without improvement before stopping; None = a fifth, at least 5
-    floor:int|None=None, # epochs that cannot be the best; None = the first third
+    floor:int|None=None, # epochs that cannot be the best; None = the first tenth
     smooth:int=1, # epochs over which the validation loss is averaged to choose the best
     average:float|None=None, # decay of a running mean of the weights, such as .99; None = no mean
     minutes:float|None=None, # stop after so long; None = never
@@ -493,7 +493,7 @@ def _fresh_run(trainer, epochs, learning_rate, data, o, together):
     facts = json.loads(json.dumps(_facts(trainer, epochs, learning_rate, data, o)))
     run = Run(_alike(trainer.model, together), epochs, trainer.device, trainer.seed, o["clip"],
               facts=facts, main=together.is_main_process)
-    run.history.floor = -(-epochs // 3) if o["floor"] is None else o["floor"]
+    run.history.floor = epochs // 10 if o["floor"] is None else o["floor"]
     run.history.smooth = o["smooth"]
     plan = plan_epoch(data.train, o["batch_size"], trainer.seed, 0, facts["by_date"])
     share_of(min(plan, key=len), together)  # the smallest batch has something for everyone
