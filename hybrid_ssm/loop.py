@@ -257,10 +257,12 @@ def _linked(out, pulls):
 
 # %% ../nbs/04d_loop.ipynb #aa31887c
 def _sum_up(model, together):
-    "Every process gets the sum of all gradients"
+    "Every process gets the sum of all gradients, in one message"
     if together.num_processes > 1:
-        for p in (p for p in model.parameters() if p.grad is not None):
-            p.grad = together.reduce(p.grad, "sum")
+        moved = [p for p in model.parameters() if p.grad is not None]
+        total = together.reduce(torch.cat([p.grad.flatten() for p in moved]), "sum")
+        for p, g in zip(moved, total.split([p.numel() for p in moved])):
+            p.grad.copy_(g.view_as(p))
 
 # %% ../nbs/04d_loop.ipynb #ef3038c7
 @torch.random.fork_rng(devices=range(torch.cuda.device_count()))  # the caller's chance stays
