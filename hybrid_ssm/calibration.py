@@ -12,6 +12,7 @@ __all__ = ['Outcomes', 'outcomes', 'Estimate', 'dependent_mean', 'pit', 'calibra
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import ceil, isnan, nan
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +53,30 @@ def _check_horizon(horizon, forecast, targets):
                             f"{tuple(known)}", rule="unknown horizon", value=horizon)
 
 # %% ../nbs/05a_calibration.ipynb #4e8d884e
+def _check_law(forecast, mean, scale, df):
+    "Raise DataError for what is no Student-t law, or not in order of time"
+    if not (forecast.sessions.is_monotonic_increasing and forecast.sessions.is_unique):
+        raise DataError("the sessions of the forecast are not in order, each once: sort them",
+                        rule="not in order")
+    for name, v, wrong in (("mean", mean, np.isinf(mean)), ("scale", scale, ~(scale > 0)),
+                           ("df", df, ~(df > 1))):
+        wrong = wrong & ~np.isnan(v)
+        if wrong.any():
+            t, i = np.argwhere(wrong)[0]
+            raise DataError(f"{name} of {forecast.symbols[i]} on {forecast.sessions[t]:%Y-%m-%d} "
+                            f"is {v[t, i]}: a law has a finite mean, a scale above 0, df above 1",
+                            rule="no law", value=float(v[t, i]))
+
+
+def _shared(forecast, targets):
+    "The horizons that both have; raises DataError where there is none"
+    both = [h for h in forecast.horizons if h in targets.horizons]
+    if not both:
+        raise DataError(f"the forecast has laws at horizons {forecast.horizons}, the targets at "
+                        f"{targets.horizons}: none is shared", rule="unknown horizon")
+    return both
+
+# %% ../nbs/05a_calibration.ipynb #73679889
 def outcomes(
     forecast:Forecast, # what was said
     targets:Targets, # what happened, for at least its sessions and symbols
@@ -65,10 +90,11 @@ def outcomes(
     at, S = targets.known_at[..., k][cells], len(rows)
     known = np.searchsorted(rows, at)                       # the first row that may look back at it
     known = np.where((at < 0) | (known >= S), -1, known)    # (S, N)
-    law = (np.asarray(getattr(forecast, q)[horizon], float) for q in ("mean", "scale", "df"))
+    law = [np.asarray(getattr(forecast, q)[horizon], float) for q in ("mean", "scale", "df")]
+    _check_law(forecast, *law)
     return Outcomes(targets.scaled[..., k][cells], *law, known)
 
-# %% ../nbs/05a_calibration.ipynb #bc067e3f
+# %% ../nbs/05a_calibration.ipynb #0b03dd0c
 @dataclass(frozen=True)
 class Estimate:
     "A mean that does not travel without its standard error."
@@ -84,7 +110,7 @@ class Estimate:
         error = "?" if isnan(self.se) else f"{self.se:.3f}"
         return "-" if isnan(self.value) else f"{self.value:.3f} ± {error}"
 
-# %% ../nbs/05a_calibration.ipynb #0b03dd0c
+# %% ../nbs/05a_calibration.ipynb #6a72d592
 def dependent_mean(
     values:pd.DataFrame|np.ndarray, # (S, N), rows in order of time; NaN is left out
     horizon:int=1, # sessions over which one value looks
@@ -103,7 +129,7 @@ def dependent_mean(
     se = (spread / (1 - lags / rows)) ** .5 / n             # the mean was fitted too
     return Estimate(float(value), float(se), n, float(v[there].var() / se**2))
 
-# %% ../nbs/05a_calibration.ipynb #350194d2
+# %% ../nbs/05a_calibration.ipynb #c97d2585
 def pit(
     forecast:Forecast, # what was said
     targets:Targets, # what happened
@@ -114,19 +140,22 @@ def pit(
     o = outcomes(forecast, targets, horizon)
     return pd.DataFrame(t.cdf((o.y - o.mean) / o.scale, o.df), forecast.sessions, forecast.symbols)
 
-# %% ../nbs/05a_calibration.ipynb #c97d2585
+# %% ../nbs/05a_calibration.ipynb #7ad10e3c
 def calibration_verdict(
     pit:np.ndarray, # quantiles of the outcomes, any shape; NaN is left out
 )->str: # one sentence
     "What the calibration figure shows, in words."
     pit = np.asarray(pit)[np.isfinite(pit)]
+    if not pit.size or pit.min() < 0 or pit.max() > 1:
+        raise DataError("quantiles lie between 0 and 1, and there must be some: give what `pit` "
+                        "returns, of a forecast with known outcomes", rule="no quantiles")
     held, low = (np.abs(pit - .5) < .4).mean(), (pit < .5).mean()
     width = "too wide" if held > .82 else "too narrow" if held < .78 else "about as wide as it says"
     lean = "too high" if low > .52 else "too low" if low < .48 else "in the right place"
     return (f"The 80 % interval held {held:.1%} of the outcomes and {low:.1%} of them fell below "
             f"the median: the law is {width} and its middle {lean}.")
 
-# %% ../nbs/05a_calibration.ipynb #a5206605
+# %% ../nbs/05a_calibration.ipynb #c06c8fea
 def dominant_regime(
     forecast:Forecast, # with regime weights
 )->pd.DataFrame: # sessions x symbols, position in `forecast.regime`; -1 where unknown
@@ -151,11 +180,11 @@ def _groups(forecast):
 
 def _check_level(*levels):
     for level in levels:
-        if not 0 < level < 1:
-            raise DataError(f"level {level} is not between 0 and 1: a 90 % interval is level .9",
+        if not isinstance(level, Real) or not 0 < level < 1:
+            raise DataError(f"level {level!r} is not between 0 and 1: a 90 % interval is level .9",
                             rule="bad level", value=level)
 
-# %% ../nbs/05a_calibration.ipynb #c06c8fea
+# %% ../nbs/05a_calibration.ipynb #f1e1e0f1
 @dataclass(frozen=True, eq=False, repr=False)
 class CoverageTable:
     "Announced and actual coverage of central intervals, by horizon and regime."
@@ -179,7 +208,7 @@ class CoverageTable:
     def _repr_html_(self):
         return self.wide().to_html(border=0)
 
-# %% ../nbs/05a_calibration.ipynb #f1e1e0f1
+# %% ../nbs/05a_calibration.ipynb #b0f9013b
 def _rows(hits, groups, nominal, horizon):
     "One row per group: share of hits (1, 0, NaN) with its error."
     for name, cells in groups.items():
@@ -187,7 +216,7 @@ def _rows(hits, groups, nominal, horizon):
         yield dict(horizon=horizon, regime=name, nominal=nominal, actual=e.value, se=e.se,
                    outcomes=e.n, effective=e.effective)
 
-# %% ../nbs/05a_calibration.ipynb #b0f9013b
+# %% ../nbs/05a_calibration.ipynb #f5fb4641
 def coverage(
     forecast:Forecast, # what was said
     targets:Targets, # what happened
@@ -195,20 +224,19 @@ def coverage(
     horizons:Sequence|None=None, # sessions; None = all that both have
 )->CoverageTable: # overall and, where the forecast has regimes, for each of them
     "How often central intervals held what happened, beside how often they said they would."
+    levels = [levels] if isinstance(levels, Real) else list(levels)
     _check_level(*levels)
-    shared = [h for h in forecast.horizons if h in targets.horizons]
-    rows, groups = [], _groups(forecast)
-    for h in shared if horizons is None else horizons:
+    if not levels or len({*levels}) < len(levels):
+        raise DataError(f"levels={levels}: give at least one, and each once", rule="bad level")
+    rows, groups, shared = [], _groups(forecast), _shared(forecast, targets)
+    for h in shared if horizons is None else np.atleast_1d(horizons).tolist():
         depth = np.abs(2 * pit(forecast, targets, h).to_numpy() - 1)
         for level in levels:
             hits = np.where(np.isfinite(depth), depth <= level, np.nan)
             rows += _rows(hits, groups, level, h)
-    if not rows:
-        raise DataError(f"the forecast has laws at horizons {forecast.horizons}, the targets at "
-                        f"{targets.horizons}: none is shared", rule="unknown horizon")
     return CoverageTable(pd.DataFrame(rows))
 
-# %% ../nbs/05a_calibration.ipynb #7b6d058c
+# %% ../nbs/05a_calibration.ipynb #89e6186b
 @dataclass(frozen=True, eq=False, repr=False)
 class Reliability:
     "Announced and actual frequency of positive returns, and the Brier score in parts."
@@ -239,7 +267,7 @@ class Reliability:
     def _repr_html_(self):
         return f"{self.frame.to_html(border=0, float_format='{:.3f}'.format)}<p>{self}</p>"
 
-# %% ../nbs/05a_calibration.ipynb #89e6186b
+# %% ../nbs/05a_calibration.ipynb #44a0c00f
 def _direction_bins(p, up, bins, horizon):
     "Probability, frequency and its error in bins of equal number."
     edges = np.unique(np.nanquantile(p, np.linspace(0, 1, bins + 1)[1:-1]))
@@ -251,7 +279,7 @@ def _direction_bins(p, up, bins, horizon):
                          outcomes=e.n))
     return pd.DataFrame(rows).rename_axis("bin")
 
-# %% ../nbs/05a_calibration.ipynb #44a0c00f
+# %% ../nbs/05a_calibration.ipynb #5de56c42
 def reliability(
     forecast:Forecast, # what was said
     targets:Targets, # what happened
@@ -259,6 +287,8 @@ def reliability(
     bins:int=10, # of equal number of outcomes
 )->Reliability: # bins with errors, Brier score in parts
     "Whether announced probabilities of a rise were kept (Murphy 1973)."
+    if not isinstance(bins, (int, np.integer)) or bins < 1:
+        raise DataError(f"bins={bins!r}: give a whole number of at least 1", rule="bad bins")
     o = outcomes(forecast, targets, horizon)
     p = law_direction(o.mean, o.scale, o.df)
     p = np.where(np.isfinite(o.y), p, np.nan)               # (S, N)
@@ -273,7 +303,7 @@ def reliability(
     return Reliability(table, dependent_mean((p - up) ** 2, horizon), float(kept), float(told),
                        float(base * (1 - base)))
 
-# %% ../nbs/05a_calibration.ipynb #8bd09c64
+# %% ../nbs/05a_calibration.ipynb #fc326f1a
 def law_crps(
     y:np.ndarray, # what happened
     mean:np.ndarray, # location mu
@@ -288,7 +318,7 @@ def law_crps(
     body = z * (2 * t.cdf(z, nu) - 1) + 2 * t.pdf(z, nu) * (nu + z**2) / (nu - 1)
     return scale * (body - floor)
 
-# %% ../nbs/05a_calibration.ipynb #fc326f1a
+# %% ../nbs/05a_calibration.ipynb #e935a315
 def law_log_score(
     y:np.ndarray, # what happened
     mean:np.ndarray, # location mu
@@ -299,7 +329,7 @@ def law_log_score(
     from scipy.stats import t
     return np.log(scale) - t.logpdf((np.asarray(y) - mean) / scale, df)
 
-# %% ../nbs/05a_calibration.ipynb #c00f2e8e
+# %% ../nbs/05a_calibration.ipynb #bf2bceeb
 def law_interval(
     mean:np.ndarray, # location mu
     scale:np.ndarray, # scale sigma > 0
@@ -312,7 +342,7 @@ def law_interval(
     half = np.asarray(scale) * t.ppf((1 + level) / 2, df)
     return mean - half, mean + half
 
-# %% ../nbs/05a_calibration.ipynb #bf2bceeb
+# %% ../nbs/05a_calibration.ipynb #dd642373
 def sharpness(
     forecast:Forecast, # what was said
     level:float=.9, # of the interval
@@ -326,7 +356,7 @@ def sharpness(
                    "standard deviation": np.nanmean(law_uncertainty(*law[1:]))}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("horizon")
 
-# %% ../nbs/05a_calibration.ipynb #dd642373
+# %% ../nbs/05a_calibration.ipynb #5b5fef9b
 @dataclass(frozen=True, eq=False, repr=False)
 class ScoreTable:
     "Proper scores of a forecast by horizon, each with its error; less is better."
@@ -346,14 +376,14 @@ class ScoreTable:
     def _repr_html_(self):
         return self.frame.to_html(border=0)
 
-# %% ../nbs/05a_calibration.ipynb #5b5fef9b
+# %% ../nbs/05a_calibration.ipynb #493e90d9
 def score_table(
     forecast:Forecast, # what was said
     targets:Targets, # what happened
 )->ScoreTable: # log score, CRPS and Brier score of the direction
     "Proper scores of every horizon that both have."
     out = {}
-    for h in (h for h in forecast.horizons if h in targets.horizons):
+    for h in _shared(forecast, targets):
         o = outcomes(forecast, targets, h)
         law = o.y, o.mean, o.scale, o.df
         out[h, "log score"] = dependent_mean(law_log_score(*law), h)
@@ -362,7 +392,7 @@ def score_table(
         out[h, "Brier"] = dependent_mean((law_direction(*law[1:]) - up) ** 2, h)
     return ScoreTable(out)
 
-# %% ../nbs/05a_calibration.ipynb #d9e92463
+# %% ../nbs/05a_calibration.ipynb #9f31f93c
 class _CalibrationFace:
     "Storage and display of a `Calibration`."
 
@@ -392,7 +422,7 @@ class _CalibrationFace:
         table = self.frame.to_html(border=0, float_format="{:.3f}".format)
         return f"<b>Calibration</b> on labels known before {self.until or 'the end'}{table}"
 
-# %% ../nbs/05a_calibration.ipynb #9f31f93c
+# %% ../nbs/05a_calibration.ipynb #ad41ba25
 @dataclass(frozen=True, repr=False)
 class Calibration(_CalibrationFace):
     "Factors on the scale and on the location of a law, fitted on the past."
@@ -413,7 +443,7 @@ class Calibration(_CalibrationFace):
         scale = {h: self.scale[h] * f for h, f in forecast.scale.items()}
         return replace(forecast, mean=mean, scale=scale)
 
-# %% ../nbs/05a_calibration.ipynb #ad41ba25
+# %% ../nbs/05a_calibration.ipynb #afdf379d
 def _scaled_loss(parameters, y, mean, scale, df):
     "Mean log score up to a constant, and its gradient, at (log s, b)."
     s, b = np.exp(parameters[0]), parameters[1]
@@ -440,7 +470,7 @@ def _fit_scaling(o, horizon):
     return (float(np.exp(best[0])), float(best[1]), float(_scale_error(best, o, horizon)),
             int(there.sum()))
 
-# %% ../nbs/05a_calibration.ipynb #afdf379d
+# %% ../nbs/05a_calibration.ipynb #7cc0ba3f
 def _known_before(forecast, targets, horizon, until):
     "Outcomes with every label blanked that was not known before the position `until`."
     o = outcomes(forecast, targets, horizon)
@@ -463,7 +493,7 @@ def _check_enough(o, name, minimum):
                         "needed: use a longer validation window or a later `until`",
                         rule="too few outcomes", value=found)
 
-# %% ../nbs/05a_calibration.ipynb #7cc0ba3f
+# %% ../nbs/05a_calibration.ipynb #4032c6ae
 def fit_calibration(
     forecast:Forecast, # of validation sessions
     targets:Targets, # labels of at least those
@@ -474,7 +504,7 @@ def fit_calibration(
     "Fit the factors of a law by likelihood on outcomes that were known in time."
     day = parse_day(until, "until")
     end = len(targets.sessions) if day is None else int(targets.sessions.searchsorted(day))
-    horizons = [h for h in forecast.horizons if h in targets.horizons]
+    horizons = _shared(forecast, targets)
     parts = {(h,): _known_before(forecast, targets, h, end) for h in horizons}
     if shared:
         parts = {tuple(horizons): _side_by_side(parts.values())}
@@ -485,7 +515,7 @@ def fit_calibration(
     columns = [{h: fit[i] for h, fit in fits.items()} for i in range(4)]
     return Calibration(*columns, until="" if day is None else f"{day:%Y-%m-%d}")
 
-# %% ../nbs/05a_calibration.ipynb #64c98e00
+# %% ../nbs/05a_calibration.ipynb #33ebd00a
 @dataclass(frozen=True, eq=False, repr=False)
 class ConformalIntervals:
     "Intervals whose width follows how often the earlier ones held."
@@ -514,7 +544,7 @@ class ConformalIntervals:
     def _repr_html_(self):
         return f"<b>ConformalIntervals</b> {repr(self)[19:-1]}"
 
-# %% ../nbs/05a_calibration.ipynb #33ebd00a
+# %% ../nbs/05a_calibration.ipynb #1ba67a55
 def _arrivals(known, there):
     "Cells (row, column) by the row at which their label became known."
     row, column = np.nonzero(there & (known >= 0))
@@ -536,7 +566,7 @@ def _track(score, known, group, miss, rate, start):
         path[t] = now
     return path
 
-# %% ../nbs/05a_calibration.ipynb #1ba67a55
+# %% ../nbs/05a_calibration.ipynb #dde282d5
 def adaptive_conformal(
     forecast:Forecast, # what was said, sessions in order
     targets:Targets, # what happened
@@ -547,8 +577,9 @@ def adaptive_conformal(
     start:float=1., # kappa of the first session
 )->ConformalIntervals: # row t rests on labels known at t or before
     "Intervals that keep their coverage in drift (Gibbs and Candès 2021; Angelopoulos et al. 2023)."
-    if rate < 0 or not start > 0:
-        raise DataError(f"rate={rate}, start={start}: use a rate from 0 on and a start above 0",
+    if not (0 <= rate < np.inf and 0 < start < np.inf):
+        raise DataError(f"rate={rate}, start={start}: use a finite rate from 0 on and a finite "
+                        "start above 0",
                         rule="bad rate", value=(rate, start))
     o = outcomes(forecast, targets, horizon)
     lower, upper = law_interval(o.mean, o.scale, o.df, level)
@@ -565,12 +596,15 @@ def adaptive_conformal(
     return ConformalIntervals(*(pd.DataFrame(f, forecast.sessions, forecast.symbols)
                                 for f in frames), level, horizon)
 
-# %% ../nbs/05a_calibration.ipynb #2a7e9620
+# %% ../nbs/05a_calibration.ipynb #98829b3d
 def coverage_of(
     intervals:ConformalIntervals, # what `adaptive_conformal` gave
     forecast:Forecast, # the forecast they were made of, for its regimes
 )->CoverageTable: # one level
     "Coverage of adaptive intervals, overall and by regime, as `coverage` says it of a law."
+    if not intervals.held.index.equals(forecast.sessions):
+        raise DataError("the intervals are of other sessions than the forecast: give the one they "
+                        "were made of", rule="different grids")
     hits = intervals.held.to_numpy()
     return CoverageTable(pd.DataFrame(_rows(hits, _groups(forecast), intervals.level,
                                             intervals.horizon)))

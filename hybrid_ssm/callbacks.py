@@ -66,6 +66,18 @@ def prepare(
     return run
 
 # %% ../nbs/04e_callbacks.ipynb #20982f7d
+def _clearly_lowest(losses):
+    "Where a smoothed loss was lowest; raises TrainerError where that may be chance"
+    n = len(losses)
+    if n < 8:
+        raise TrainerError(f"{n} rates tell nothing: start lower")
+    begun, lowest = losses[n // 8:n // 4 + 1], int(np.argmin(losses))
+    if lowest <= n // 4 or begun.min() - losses[lowest] < np.ptp(begun):
+        raise TrainerError("no rate lowered the loss by more than it goes up and down anyway: "
+                           "try more windows a step (batch_size) or more steps")
+    return lowest
+
+# %% ../nbs/04e_callbacks.ipynb #71ad29db
 @dataclass(frozen=True, eq=False)
 class RateTrial:
     "Learning rates that were tried and the smoothed loss at each."
@@ -73,20 +85,20 @@ class RateTrial:
     losses: np.ndarray  # (steps,)
 
     @property
-    def suggestion(self)->float:
-        "The rate at which the loss fell fastest."
-        if len(self.rates) < 3:
-            raise TrainerError(f"{len(self.rates)} rates tell nothing: start lower")
-        return float(self.rates[np.argmin(np.gradient(self.losses, np.log(self.rates)))])
+    def suggestion(self)->float: # raises TrainerError where no rate made a difference
+        "A tenth of the rate at which the smoothed loss was lowest."
+        return float(self.rates[_clearly_lowest(self.losses)] / 10)
 
     def __repr__(self):
-        if len(self.rates) < 3:
-            return f"RateTrial({len(self.rates)} rates: too few to suggest one)"
+        try:
+            self.suggestion
+        except TrainerError as e:
+            return f"RateTrial({len(self.rates)} rates: {e})"
         return (f"RateTrial({len(self.rates)} rates from {self.rates[0]:.1e} to "
                 f"{self.rates[-1]:.1e}; suggested: {self.suggestion:.1e})")
 
     def _repr_html_(self):
-        if len(self.rates) < 3:
+        if "suggested" not in repr(self):
             return repr(self)
         x, y = np.log(self.rates), self.losses
         u, v = ((w - w.min()) / (np.ptp(w) or 1) for w in (x, y))
@@ -96,7 +108,7 @@ class RateTrial:
                 f'y1="4" y2="76" stroke="#D55E00"/><polyline points="{dots}" fill="none" '
                 'stroke="#0072B2" stroke-width="1.5"/></svg>')
 
-# %% ../nbs/04e_callbacks.ipynb #71ad29db
+# %% ../nbs/04e_callbacks.ipynb #9917ac55
 def _one_rate(run, rate, batch, loss, i, how):
     "The loss of one step at this rate; NaN where there is no number any more"
     run.optimizer.param_groups[0]["lr"] = rate
@@ -111,7 +123,7 @@ def _one_rate(run, rate, batch, loss, i, how):
     run.optimizer.step()
     return parts.total.item()
 
-# %% ../nbs/04e_callbacks.ipynb #9917ac55
+# %% ../nbs/04e_callbacks.ipynb #b0590907
 def find_rate(
     model:nn.Module, # left as it is
     train:Sequences, # windows to learn from
@@ -137,11 +149,11 @@ def find_rate(
         smooth = .9 * smooth + .1 * total
         if not np.isfinite(smooth): break
         losses.append(smooth / (1 - .9 ** (i + 1)))
-        fallen, risen = losses[0] - min(losses), losses[-1] - min(losses)
-        if i > steps // 4 and risen > max(fallen / 2, .1): break
+        fallen, risen = np.median(losses[:steps // 4]) - min(losses), losses[-1] - min(losses)
+        if i > steps // 2 and risen > max(fallen / 2, np.ptp(losses[steps // 8:steps // 4])): break
     return RateTrial(rates[:len(losses)], np.array(losses))
 
-# %% ../nbs/04e_callbacks.ipynb #4a77a15c
+# %% ../nbs/04e_callbacks.ipynb #33f38da6
 class KeepBest(Callback):
     "Put the weights of the best epoch back, and stop after `patience` epochs without a better one."
 
@@ -170,13 +182,13 @@ class KeepBest(Callback):
         if run.best is not None:
             run.model.load_state_dict(run.best)
 
-# %% ../nbs/04e_callbacks.ipynb #6601cdd7
+# %% ../nbs/04e_callbacks.ipynb #c6218914
 def _averaged(model, decay):
     "A mean of weights that has seen none yet"
     mean = None if decay is None else swa_utils.get_ema_multi_avg_fn(decay)
     return swa_utils.AveragedModel(model, multi_avg_fn=mean)
 
-# %% ../nbs/04e_callbacks.ipynb #c6218914
+# %% ../nbs/04e_callbacks.ipynb #28809502
 class AverageWeights(Callback):
     "Validate and keep a running mean of the weights instead of the weights."
 
@@ -214,7 +226,7 @@ class AverageWeights(Callback):
         "Kept until the run begins."
         self.kept = state
 
-# %% ../nbs/04e_callbacks.ipynb #578323f3
+# %% ../nbs/04e_callbacks.ipynb #00581445
 class TimeBudget(Callback):
     "Stop at the first step after so many minutes; a checkpoint goes on from there."
 
@@ -233,9 +245,12 @@ class TimeBudget(Callback):
         "Enough?"
         run.stop |= time.monotonic() >= self.until
 
-# %% ../nbs/04e_callbacks.ipynb #78dfcd78
+# %% ../nbs/04e_callbacks.ipynb #1a48a65f
 @contextmanager
-def interruptible(run:Run)->Iterator: # raises KeyboardInterrupt at the end if there was one
+def interruptible(
+    run:Run, # asked to stop
+    checkpoint:str|Path|None=None, # where it can go on from, for the message
+)->Iterator: # raises KeyboardInterrupt at the end if there was one
     "Within this block a first Ctrl-C ends the run after the current step."
     asked, main = [], threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGINT) if main else None
@@ -251,10 +266,10 @@ def interruptible(run:Run)->Iterator: # raises KeyboardInterrupt at the end if t
         if main and callable(before):
             signal.signal(signal.SIGINT, before)
     if asked:
-        raise KeyboardInterrupt(f"stopped after step {run.step}, in epoch {run.epoch}; a "
-                                "checkpoint goes on from here with resume=True")
+        how = f"resume=True goes on from '{checkpoint}'" if checkpoint else "no checkpoint was kept"
+        raise KeyboardInterrupt(f"stopped after step {run.step}, in epoch {run.epoch}; {how}")
 
-# %% ../nbs/04e_callbacks.ipynb #f2e11396
+# %% ../nbs/04e_callbacks.ipynb #ab8c73a6
 class ProgressBar(Callback):
     "A progress bar over epochs that shows both losses."
 
@@ -276,9 +291,10 @@ class ProgressBar(Callback):
 
     def after_fit(self, run:Run)->None:
         "Close the bar."
-        self.bar.close()
+        if self.bar is not None:  # another callback may have failed before it was opened
+            self.bar.close()
 
-# %% ../nbs/04e_callbacks.ipynb #50fff8b9
+# %% ../nbs/04e_callbacks.ipynb #22ad51b6
 class CSVLog(Callback):
     "The history as a CSV file, whole after every epoch."
 
@@ -293,7 +309,7 @@ class CSVLog(Callback):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.path, run.history.frame.to_csv())
 
-# %% ../nbs/04e_callbacks.ipynb #49b6f5a0
+# %% ../nbs/04e_callbacks.ipynb #d25668dc
 class TensorBoardLog(Callback):
     "The history for TensorBoard (the extra `track`)."
 
@@ -322,7 +338,7 @@ class TensorBoardLog(Callback):
         if self.writer is not None:
             self.writer.close()
 
-# %% ../nbs/04e_callbacks.ipynb #cb50676a
+# %% ../nbs/04e_callbacks.ipynb #21d07c3d
 def _digest(flat, words):
     "Hash of the words, and of names and bytes of all tensors"
     sha = hashlib.sha256(words.encode())
@@ -350,7 +366,7 @@ def _words(run):
     return json.dumps(dict(step=run.step, losses=run.losses, facts=run.facts, schedule=schedule,
                            groups=groups, history=vars(run.history)))
 
-# %% ../nbs/04e_callbacks.ipynb #21d07c3d
+# %% ../nbs/04e_callbacks.ipynb #4c465a0f
 class Checkpoint(Callback):
     "Write the state after every epoch and where the run stops; keep the best model beside it."
 
@@ -387,7 +403,7 @@ class Checkpoint(Callback):
         "The state of the last step."
         self.save(run)
 
-# %% ../nbs/04e_callbacks.ipynb #4c465a0f
+# %% ../nbs/04e_callbacks.ipynb #f57004e9
 def _opened(path):
     "Tensors and words of a checkpoint; raises TrainerError where it is damaged"
     from safetensors import SafetensorError, safe_open
@@ -408,7 +424,7 @@ def _same_run(facts, kept, path):
             raise TrainerError(f"'{path}' belongs to another run: {name} was {kept.get(name)!r} "
                                f"and is {facts.get(name)!r}; use the same, or another folder")
 
-# %% ../nbs/04e_callbacks.ipynb #f57004e9
+# %% ../nbs/04e_callbacks.ipynb #9c4c9f58
 def resume_run(
     run:Run, # a fresh run of the same model with its optimiser; changed in place
     folder:str|Path, # where `Checkpoint` wrote

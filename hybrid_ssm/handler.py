@@ -8,6 +8,7 @@ __all__ = ['LABEL_LIMIT', 'PanelArrays', 'Sequences', 'window_starts', 'input_ar
 
 # %% ../nbs/01d_handler.ipynb #73344c8a
 import os
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,6 +34,7 @@ class PanelArrays:
     dt: np.ndarray  # float32 (S,)
     target: np.ndarray | None = None  # float32 (N, S, h); not needed to predict
     cost: np.ndarray | None = None  # float32 (N, S)
+    roll: np.ndarray | None = None  # float32 (N, S); None = no contract ever changes
 
     def cut(self, starts:Sequence, length:int, score_from:int)->"Sequences":
         "Windows at `starts` of every symbol; rows before `score_from` of a window are not scored."
@@ -60,6 +62,10 @@ class _Windows:
 
     @property
     def cost(self)->np.ndarray: return self._rows(self.tables.cost)
+
+    @property
+    def roll(self)->np.ndarray|None:
+        return None if self.tables.roll is None else self._rows(self.tables.roll)
 
     @property
     def target(self)->np.ndarray:
@@ -121,7 +127,8 @@ def _blank_table(folder, name, shape, dtype):
     if folder is None:
         return np.empty(shape, dtype)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(Path(folder) / f".{name}.part", "w+", dtype, shape)
+    draft = Path(folder) / f".{name}.{secrets.token_hex(4)}.part"  # others may write theirs
+    return np.lib.format.open_memmap(draft, "w+", dtype, shape)
 
 
 def _read_only(table, folder, name):
@@ -130,10 +137,21 @@ def _read_only(table, folder, name):
         return table
     table.flush()
     path = Path(folder) / f"{name}.npy"
-    os.replace(Path(folder) / f".{name}.part", path)  # who reads the one before keeps it
+    os.replace(table.filename, path)  # who reads the one before keeps it
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 # %% ../nbs/01d_handler.ipynb #008559db
+def _check_finite(panel, i):
+    "Raise DataError where a cell that counts as observed holds no number"
+    wrong = panel.observed[:, i] & ~np.isfinite(panel.values[:, i])  # (S, f)
+    if wrong.any():
+        t, f = np.argwhere(wrong)[0]
+        raise DataError(f"{panel.names[f]} of {panel.symbols[i]} on {panel.sessions[t]:%Y-%m-%d} "
+                        f"is {panel.values[t, i, f]}: give a number, or mark it as not observed",
+                        symbol=panel.symbols[i], session=panel.sessions[t], column=panel.names[f],
+                        rule="not finite", value=float(panel.values[t, i, f]))
+
+
 def input_arrays(
     panel:FeaturePanel, # unscaled features
     scaler:FeatureScaler, # fitted on training rows
@@ -144,6 +162,7 @@ def input_arrays(
     x = _blank_table(folder, "x", (n, s, f), np.float32)
     mask = _blank_table(folder, "mask", (n, s, f), bool)
     for i in range(n):  # one symbol at a time: no second copy of the panel
+        _check_finite(panel, i)
         one = scaler.transform(replace(panel, values=panel.values[:, i:i + 1],
                                        observed=panel.observed[:, i:i + 1],
                                        symbols=panel.symbols[i:i + 1]))
@@ -275,6 +294,13 @@ def cost_in_volatility(
     return np.nan_to_num(fraction / np.asarray(handler.targets.volatility)).astype(np.float32)
 
 # %% ../nbs/01d_handler.ipynb #b8605f45
+def _rolls_ahead(bars):
+    "1 where the contract changes before the next session (N, S): a cost, known by calendar"
+    if "roll" not in bars.extras: return None
+    ahead = bars.extras["roll"].reindex(index=bars.sessions, columns=bars.symbols).shift(-1)
+    return ahead.fillna(0).to_numpy(np.float32).T
+
+
 def label_arrays(
     inputs:PanelArrays, # from `input_arrays`
     handler:_Setup, # where labels and costs come from
@@ -283,7 +309,8 @@ def label_arrays(
 )->PanelArrays: # labels outside `rows` or known too late are NaN
     "The same inputs with purged labels and costs."
     y = _blank(handler.targets.scaled, handler.targets.known_at, rows, until)
-    return replace(inputs, target=y.swapaxes(0, 1), cost=cost_in_volatility(handler).T)
+    return replace(inputs, target=y.swapaxes(0, 1), cost=cost_in_volatility(handler).T,
+                   roll=_rolls_ahead(handler.bars))
 
 # %% ../nbs/01d_handler.ipynb #55e08fb6
 def _check_fold(fold, handler, length, warm_up):

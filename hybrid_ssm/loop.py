@@ -9,6 +9,7 @@ __all__ = ['TrainerError', 'take_batch', 'plan_epoch', 'History', 'Run', 'Callba
 # %% ../nbs/04d_loop.ipynb #d3776de9
 import time
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from .handler import Sequences
 from .hybrid import ModelOutput
+from .ssm import ModelInputError
 from .losses import Batch, JointLoss, LossParts
 
 # %% ../nbs/04d_loop.ipynb #420961e2
@@ -32,8 +34,8 @@ def take_batch(
 )->Batch:
     "Some windows as tensors."
     part = data[rows]
-    put = lambda v: torch.from_numpy(v).to(device)
-    return Batch(*(put(getattr(part, f)) for f in Batch._fields if f != "index"))
+    put = lambda v: None if v is None else torch.from_numpy(v).to(device)
+    return Batch(**{f: put(getattr(part, f)) for f in Batch._fields if f != "index"})
 
 # %% ../nbs/04d_loop.ipynb #b05657e1
 def plan_epoch(
@@ -68,10 +70,10 @@ class History:
         return pd.DataFrame(self.rows).set_index("epoch") if self.rows else pd.DataFrame()
 
     def criterion(self)->list: # one number per row; lower is better
-        "Mean validation loss over the last `smooth` epochs; infinite below the floor."
+        "Mean validation loss over the last `smooth` epochs; infinite before there are so many."
         valid = [r["valid"] for r in self.rows]
-        first = min(self.floor, len(valid) - 1)  # a run shorter than the floor has a best, too
-        mean = lambda i: float(np.mean(valid[max(first, i + 1 - self.smooth):i + 1]))
+        first = min(self.floor + self.smooth - 1, len(valid) - 1)  # a shorter run has a best, too
+        mean = lambda i: float(np.mean(valid[max(0, i + 1 - self.smooth):i + 1]))
         return [mean(i) if i >= first else float("inf") for i in range(len(valid))]
 
     @property
@@ -98,11 +100,16 @@ class _Steps:
         "The model with averaged weights where there are such, else the model itself."
         return self.model if self.average is None else self.average.module
 
-    def begin(self)->float: # the time
-        "Begin an epoch: dropout on, no gradient left of whatever was before, the clock read."
+    def ready(self)->None:
+        "Before a step: dropout on, no gradient left of whatever was before."
         self.model.train()
         self.optimizer.zero_grad()
-        return time.perf_counter()
+
+    def clipped(self)->None: # raises TrainerError where a gradient is no number
+        "After a gradient: no longer than `clip`."
+        if not nn.utils.clip_grad_norm_(weights(self), self.clip).isfinite():
+            raise TrainerError(f"the gradient of step {self.step} is no number: lower the learning "
+                               "rate or look at the objective; the weights are those before it")
 
 # %% ../nbs/04d_loop.ipynb #54329be1
 @dataclass
@@ -336,6 +343,21 @@ def weights(run:Run)->list: # of parameters: the model's, and the loss's own if 
     return [p for group in run.optimizer.param_groups for p in group["params"]]
 
 
+@contextmanager
+def _attended(run, callbacks):
+    "Callbacks before and after, whatever happens; the model ends in evaluation mode"
+    try:
+        call(callbacks, "before_fit", run)
+        yield
+    except ModelInputError as e:
+        if not run.step: raise  # not the rate's fault
+        raise TrainerError(f"after {run.step} steps the model cannot go on ({e}): lower the "
+                           "learning rate or look at the inputs") from e
+    finally:
+        call(callbacks, "after_fit", run)
+        run.model.eval()
+
+
 def _agreed(run, together):
     "Whether to stop: all processes, or none"
     if together.num_processes > 1:
@@ -368,21 +390,18 @@ def fit(
 )->History: # one row per epoch
     "Train a model: the whole loop."
     together = how.get("together", OneProcess())
-    try:
-        call(callbacks, "before_fit", run)
+    with _attended(run, callbacks):
         for run.epoch in range(run.epoch, run.epochs):
-            began = run.begin()
+            began = time.perf_counter()
             plan = plan_epoch(train, batch_size, run.seed, run.epoch, by_date)
             for rows in plan[run.step - run.epoch * len(plan):]:
                 if _agreed(run, together): return _stopped(run, callbacks)
                 batch = take_batch(train, share_of(rows, together), run.device)
+                run.ready()
                 parts = gradients(run.model, batch, loss, seed=_chance(run, together), **how)
-                nn.utils.clip_grad_norm_(weights(run), run.clip)
-                run.optimizer.step(); run.schedule.step(); run.optimizer.zero_grad()
+                run.clipped(); run.optimizer.step(); run.schedule.step()
                 run.losses.append(parts.total.item()); run.step += 1
                 call(callbacks, "after_step", run)
             record(run, evaluate(run.judged, valid, loss, batch_size, run.device), began)
             call(callbacks, "after_epoch", run)
-        return run.history
-    finally:
-        call(callbacks, "after_fit", run)
+    return run.history

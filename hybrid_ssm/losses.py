@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from .costs import cost_of
+from .costs import cost_of, roll_cost
 from .hybrid import student_abs_mean, student_cdf
 from .ssm import ConfigError, ModelInputError
 
@@ -33,6 +33,7 @@ class Batch(NamedTuple):
     cost: Tensor  # c (b, l)
     start: Tensor  # session number of the first row (b,), int64
     index: Tensor | None = None  # next return of a benchmark, in volatilities (b, l)
+    roll: Tensor | None = None  # 1 where the contract changes before the next session (b, l)
 
 # %% ../nbs/04b_losses.ipynb #f0d84f1d
 def _usable(target, *values):
@@ -179,9 +180,11 @@ def net_gains(
     position:Tensor, # p (b, l) in [-1, 1]
     target:Tensor, # y (b, l): the next session's return in units of volatility; NaN = not usable
     cost:Tensor, # c (b, l): cost of one unit of position, in units of volatility
+    roll:Tensor|None=None, # (b, l): 1 where what is held must change its contract; None = never
 )->Tensor: # g (b, l): gain net of cost, NaN where the target is
-    "Volatility-scaled gain of each position after paying for the change of position."
+    "Volatility-scaled gain of each position after paying for its change and for rolls."
     gain = position * target.nan_to_num() - cost_of(_change(position, target), cost)
+    if roll is not None: gain = gain - roll_cost(position, roll, cost)
     return torch.where(target.isnan(), float("nan"), gain)
 
 # %% ../nbs/04b_losses.ipynb #f2352d2f
@@ -316,10 +319,14 @@ def _check_weights(loss):
                               "every term is already chosen so that less is better")
     if not any(getattr(loss, name) for name in SCORES):
         raise ConfigError(f"nothing is scored: give one of {SCORES} a weight above 0")
-    if not (isfinite(loss.temperature) and loss.temperature > 0):
-        raise ConfigError(f"temperature={loss.temperature}: use a number above 0, such as 1")
-    if not loss.levels or not all(0 < level < 1 for level in loss.levels):
-        raise ConfigError(f"levels={loss.levels}: give quantile levels between 0 and 1")
+    t, levels = loss.temperature, loss.levels
+    if not (isinstance(t, Real) and isfinite(t) and t > 0):
+        raise ConfigError(f"temperature={t!r}: use a number above 0, such as 1")
+    if not isinstance(levels, (tuple, list)) or not levels or not all(
+            isinstance(level, Real) and 0 < level < 1 for level in levels):
+        raise ConfigError(f"levels={levels!r}: give quantile levels between 0 and 1")
+    if not isinstance(loss.learned, bool):
+        raise ConfigError(f"learned={loss.learned!r}: say True or False")
 
 
 def _check_shapes(out, batch):
@@ -327,8 +334,7 @@ def _check_shapes(out, batch):
     b, l, h = batch.target.shape if batch.target.ndim == 3 else (0, 0, 0)
     wanted = dict(target=(b, l, h), mean=(b, l, h), scale=(b, l, h), df=(b, l, h),
                   position=(b, l), cost=(b, l), start=(b,))
-    if batch.index is not None:
-        wanted["index"] = (b, l)
+    wanted |= {k: (b, l) for k in ("index", "roll") if getattr(batch, k) is not None}
     for name, shape in wanted.items():
         got = tuple(getattr(batch if name in Batch._fields else out, name).shape)
         if not h or got != shape:
@@ -348,7 +354,7 @@ def balanced(
 def _terms(loss, out, batch):
     "Every term of the loss that is asked for, unweighted; likelihood and Sharpe always"
     y, law = batch.target[..., 0], (out.mean, out.scale, out.df, batch.target)
-    gains = net_gains(out.position, y, batch.cost * loss.cost_multiple)
+    gains = net_gains(out.position, y, batch.cost * loss.cost_multiple, batch.roll)
     ask = dict(
         likelihood=lambda: student_t_nll(*law), sharpe=lambda: sharpe_loss(gains),
         crps=lambda: student_t_crps(*law), direction=lambda: direction_loss(*law),

@@ -12,6 +12,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from importlib import metadata
@@ -24,21 +25,23 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+# %% ../nbs/05_trainer.ipynb #88a532d2
 from . import baselines
 from .callbacks import (
-    AverageWeights, Checkpoint, CSVLog, KeepBest, ProgressBar, RateTrial, TimeBudget, find_rate,
-    interruptible, prepare, resume_run)
+    SCHEDULES, AverageWeights, Checkpoint, CSVLog, KeepBest, ProgressBar, RateTrial, TimeBudget,
+    find_rate, interruptible, prepare, resume_run)
 from .data import write_atomic
 from .features import DEFAULT_FEATURES, FeaturePanel, FeatureScaler
 from .forecast import Forecast, average_forecasts
 from .handler import FinancialDataHandler, PanelArrays, input_arrays
-from .hybrid import ModelFileError, SequenceModel
+from .hybrid import ModelFileError, ModelOutput, SequenceModel
 from .loop import (
-    Callback, History, OneProcess, Run, TrainerError, fit, plan_epoch, share_of)
+    Callback, History, OneProcess, Run, TrainerError, fit, plan_epoch, share_of, take_batch)
 from .losses import JointLoss
 from .splits import Fold
+from .ssm import ConfigError
 
-# %% ../nbs/05_trainer.ipynb #ec442a2e
+# %% ../nbs/05_trainer.ipynb #049c06dd
 @torch.no_grad()
 def predict_arrays(
     model:nn.Module, # any model of this contract
@@ -60,7 +63,7 @@ def predict_arrays(
         out.append(part)
     return out
 
-# %% ../nbs/05_trainer.ipynb #6e6fac57
+# %% ../nbs/05_trainer.ipynb #8791c3b6
 def to_forecast(
     outputs:Sequence, # of ModelOutput, successive in time
     panel:FeaturePanel, # sessions, symbols and what was observed
@@ -77,7 +80,7 @@ def to_forecast(
               for k in range(outputs[0].regime.shape[-1])}
     return Forecast(frame(lambda o: o.position), **law, regime=regime)
 
-# %% ../nbs/05_trainer.ipynb #3877f406
+# %% ../nbs/05_trainer.ipynb #27f24036
 def training_options(
     window:int=252, # sessions in a training window
     warm_up:int=63, # unscored sessions in front of each window
@@ -104,7 +107,7 @@ def training_options(
     "The options of `ModelTrainer.train_model` and their defaults."
     return _check_options(dict(locals()))
 
-# %% ../nbs/05_trainer.ipynb #27f24036
+# %% ../nbs/05_trainer.ipynb #6546e515
 def _known_options(options):
     "The options, or the name that was meant"
     known = [*signature(training_options).parameters]
@@ -130,13 +133,29 @@ def _above_zero(name, value):
         raise TrainerError(f"{name}={value!r}: give a finite number above 0")
     return float(value)
 
-# %% ../nbs/05_trainer.ipynb #6546e515
+# %% ../nbs/05_trainer.ipynb #fd8a8ec3
+def _check_places(o):
+    "Folders, switches and names"
+    for name in ("checkpoint", "memory_map"):
+        if o[name] is not None and not (isinstance(o[name], (str, Path)) and str(o[name])):
+            raise TrainerError(f"{name}={o[name]!r}: give a folder, or None for none")
+    for name in ("resume", "progress", "by_date"):
+        if not isinstance(o[name], bool) and not (name == "by_date" and o[name] is None):
+            raise TrainerError(f"{name}={o[name]!r}: say True or False")
+    if o["schedule"] not in SCHEDULES:
+        raise TrainerError(f"schedule={o['schedule']!r} is unknown: use one of {[*SCHEDULES]}")
+    if o["every"] is not None and o["checkpoint"] is None:
+        raise TrainerError(f"every={o['every']} needs checkpoint=FOLDER, the place to write to")
+
+# %% ../nbs/05_trainer.ipynb #6e06b321
 def _check_options(o):
     "Name the option, its value and the remedy"
     least = dict(window=2, warm_up=0, stride=1, batch_size=1, piece=1, smooth=1, every=1,
-                 patience=0, floor=0)
+                 patience=1, floor=0)
     o |= {k: _whole(k, o[k], n) for k, n in least.items() if o[k] is not None}
-    o |= {k: _above_zero(k, o[k]) for k in ("clip", "minutes", "average") if o[k] is not None}
+    o |= {k: _above_zero(k, o[k]) for k in ("minutes", "average") if o[k] is not None}
+    o["clip"] = _above_zero("clip", o["clip"])
+    _check_places(o)
     if o["average"] is not None and o["average"] >= 1:
         raise TrainerError(f"average={o['average']}: a decay lies below 1, such as .99")
     several = isinstance(o["callbacks"], (list, tuple))
@@ -151,7 +170,7 @@ def _check_options(o):
         raise TrainerError(f"precision={o['precision']!r} is unknown: use 'fp32' or 'bf16'")
     return o
 
-# %% ../nbs/05_trainer.ipynb #ffbc9175
+# %% ../nbs/05_trainer.ipynb #69282feb
 def versions()->dict: # package -> version
     "Versions of the packages that decide the numbers."
     from hybrid_ssm import __version__
@@ -179,7 +198,7 @@ def _said(value):
     name = getattr(value, "__qualname__", type(value).__qualname__)
     return f"{name}: {value!r}" if isinstance(value, nn.Module) else name
 
-# %% ../nbs/05_trainer.ipynb #69282feb
+# %% ../nbs/05_trainer.ipynb #0620da7b
 def _data_facts(handler):
     "How a handler is built again, and what its data were"
     costs = handler.costs if isinstance(handler.costs, (int, float, type(None))) else "a table"
@@ -197,7 +216,7 @@ def _models():
                                       for k, v in kinds(sub).items()}
     return kinds(SequenceModel)
 
-# %% ../nbs/05_trainer.ipynb #6791c041
+# %% ../nbs/05_trainer.ipynb #14bdf29f
 def _well_formed(training):
     "Whether what is said of a training has the shape that `save` gives it"
     kinds = dict(data=dict, history=dict, options=dict, fold=dict, scaler=(dict, type(None)))
@@ -208,7 +227,7 @@ def _well_formed(training):
     return isinstance(features, list) and isinstance(rows, list) and all(
         isinstance(r, dict) and {"epoch", "valid"} <= r.keys() for r in rows)
 
-# %% ../nbs/05_trainer.ipynb #0620da7b
+# %% ../nbs/05_trainer.ipynb #ff10bfc6
 def _card(folder):
     "What `save` wrote beside the weights; raises ModelFileError"
     path = Path(folder) / "model.json"
@@ -227,16 +246,19 @@ def _card(folder):
                              "import the module that defines it first")
     return card
 
-# %% ../nbs/05_trainer.ipynb #ff10bfc6
+# %% ../nbs/05_trainer.ipynb #a2f03f33
 def _training_facts(t):
-    "What stands beside the weights of a trainer"
+    "What stands beside the weights: of the training that made them, wherever they are loaded"
+    if t.told is not None:
+        return t.told
     return dict(data=_data_facts(t.data), training_start=t.training_start,
                 training_end=t.training_end, seed=t.seed, loss=_said(t.loss), fold=t.fold,
                 assets=t.assets, options={k: _said(v) for k, v in t.options.items()},
+                earlier=t.earlier,
                 versions=versions(), machine=_machine(), history=vars(t.history),
                 scaler=t.scaler and t.scaler.to_dict())
 
-# %% ../nbs/05_trainer.ipynb #42554511
+# %% ../nbs/05_trainer.ipynb #0de339a4
 class _Persistence:
     "Saving and loading of a trained model with everything that made it."
 
@@ -259,13 +281,14 @@ class _Persistence:
         self.model.load_state_dict(type(self.model).load(folder).state_dict())
         return _take_up(self, facts, folder)
 
-# %% ../nbs/05_trainer.ipynb #a2f03f33
+# %% ../nbs/05_trainer.ipynb #88039b11
 def _take_up(trainer, facts, folder):
     "Scaler, history and options of a run; raises ModelFileError where they are damaged"
     try:
         trainer.scaler = facts["scaler"] and FeatureScaler.from_dict(facts["scaler"])
         trainer.history, trainer.options = History(**facts["history"]), dict(facts["options"])
         trainer.fold, trainer.assets = facts["fold"], facts["assets"]
+        trainer.earlier, trainer.told = list(facts["earlier"]), facts
     except (KeyError, TypeError, ValueError) as e:
         raise ModelFileError(f"the training in '{folder}' is damaged ({e!r}): save it again") from e
     return trainer
@@ -278,7 +301,7 @@ def _same_loss(said):
     plain = {k: tuple(v) if isinstance(v, list) else v for k, v in said["JointLoss"].items()}
     return JointLoss(**plain)
 
-# %% ../nbs/05_trainer.ipynb #0de339a4
+# %% ../nbs/05_trainer.ipynb #e5e7c668
 def _same_data(d, folder):
     "The handler of a run; refuses data that are not those of the run"
     if d["costs"] == "a table" or d["source"] == "bars that were handed over":
@@ -293,7 +316,7 @@ def _same_data(d, folder):
                              "with the data you mean")
     return handler
 
-# %% ../nbs/05_trainer.ipynb #88039b11
+# %% ../nbs/05_trainer.ipynb #a309448e
 class _Loading(_Persistence):
     @classmethod
     def load(cls, folder:str|Path, data:FinancialDataHandler|None=None)->"ModelTrainer":
@@ -304,12 +327,12 @@ class _Loading(_Persistence):
             data = _same_data(facts["data"], folder) if data is None else data
             out = cls(model, data=data, loss=_same_loss(facts["loss"]), seed=facts["seed"])
             out.training_start, out.training_end = facts["training_start"], facts["training_end"]
-        except (KeyError, TypeError, AttributeError) as e:
+        except (KeyError, TypeError, AttributeError, ConfigError) as e:
             raise ModelFileError(f"the training in '{folder}' cannot be built again ({e!r}): "
                                  "save it again") from e
         return out.restore(folder)
 
-# %% ../nbs/05_trainer.ipynb #e5e7c668
+# %% ../nbs/05_trainer.ipynb #4852d8a1
 def _check_fit(model, data):
     "Whether model and handler are such, and of the same width and horizons."
     if not isinstance(model, SequenceModel):
@@ -335,19 +358,19 @@ def _dates(data, start, end):
                            "of those dates only (bars.window), or a fold to `train_model`")
     return start or f"{first:%Y-%m-%d}", end or f"{last:%Y-%m-%d}"
 
-# %% ../nbs/05_trainer.ipynb #a309448e
+# %% ../nbs/05_trainer.ipynb #04fe2d37
 def _device(name):
     "A device that this machine has"
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, TypeError) as e:
+    except (RuntimeError, AssertionError, TypeError, ImportError) as e:
         raise TrainerError(f"device={name!r} cannot be used here ({str(e).splitlines()[0]}): give "
                            "'cpu', or leave it out to take a GPU where there is one") from e
     return name
 
-# %% ../nbs/05_trainer.ipynb #4852d8a1
+# %% ../nbs/05_trainer.ipynb #73539882
 _FIRST, _LAST = "2010-01-01", "2022-12-31"  # of the promise in the README
 
 
@@ -374,13 +397,13 @@ class _Setup(_Loading):
         else:
             training_start, training_end = _dates(data, training_start, training_end)
         self.training_start, self.training_end, self.data = training_start, training_end, data
+        _check_fit(model, self.data)
         self.device = _device(device)
         self.model, self.loss, self.seed = model.to(self.device), loss, _whole("seed", seed, 0)
         self.history, self.scaler, self.options = History(), None, {}
-        self.fold, self.assets = {}, None
-        _check_fit(model, self.data)
+        self.fold, self.assets, self.earlier, self.told = {}, None, [], None
 
-# %% ../nbs/05_trainer.ipynb #04fe2d37
+# %% ../nbs/05_trainer.ipynb #18747e84
 class ModelTrainer(_Setup):
     "Trains a model on the sessions between two dates and turns it into forecasts."
 
@@ -394,19 +417,21 @@ class ModelTrainer(_Setup):
         *, fold:Fold|None=None, # rows to learn from; None = all
         **options, # see `training_options`
     )->History: # raises DataError where the history is too short
-        "Train and keep the best epoch; `training_options` lists what else may be set."
+        "Train the weights as they are, keep the best epoch; see `training_options` for the rest."
         return _train(self, epochs, learning_rate, fold, _known_options(options))
 
     def find_rate(self,
+        low:float=1e-6, # first rate
+        high:float=1., # last one, if the loss holds out so long
+        steps:int=80, # rates to try
         *, fold:Fold|None=None, # rows to learn from; None = all
         **options, # see `training_options`
     )->RateTrial: # whose `suggestion` is a `learning_rate`
         "Try growing learning rates on a copy of the model."
         o = _known_options(options)
-        data = _windows(self, fold, o)
-        return find_rate(self.model, data.train, self.loss, o["batch_size"], device=self.device,
-                         seed=self.seed, by_date=_by_date(self.loss, o), piece=o["piece"],
-                         precision=o["precision"])
+        return find_rate(self.model, _windows(self, fold, o).train, self.loss, o["batch_size"],
+                         low, high, steps, self.device, self.seed, _by_date(self.loss, o),
+                         piece=o["piece"], precision=o["precision"])
 
     def predict(self,
         panel:FeaturePanel|None=None, # unscaled features; None = the handler's own
@@ -414,7 +439,7 @@ class ModelTrainer(_Setup):
         "What the trained model says in every session, each knowing only its past."
         return _predict(self, panel)
 
-# %% ../nbs/05_trainer.ipynb #18747e84
+# %% ../nbs/05_trainer.ipynb #ea29bddf
 def _together(device):
     "This process alone, or, started by `accelerate launch` or `torchrun`, one of several"
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
@@ -431,7 +456,7 @@ def _by_date(loss, options):
     wanted = options["by_date"]
     return bool(getattr(loss, "by_date", False)) if wanted is None else wanted
 
-# %% ../nbs/05_trainer.ipynb #1372cb88
+# %% ../nbs/05_trainer.ipynb #c5f8b812
 def _callbacks(trainer, o, epochs):
     "Callbacks whose state belongs to the run, and those around them"
     patience = max(epochs // 5, 5) if o["patience"] is None else o["patience"]
@@ -444,7 +469,25 @@ def _callbacks(trainer, o, epochs):
                    CSVLog(Path(o["checkpoint"]) / "history.csv")]
     return own, around + ([ProgressBar(o["label"])] if o["progress"] else [])
 
+# %% ../nbs/05_trainer.ipynb #28fe5e05
+def _fingerprint(trainer, data):
+    "What the objective says of made-up laws: any function and any costs are known by it"
+    batch = take_batch(data.train, np.arange(min(len(data.train), 4)), trainer.device)
+    regimes = trainer.model.config.get("n_regimes", 1)
+    def wave(low, high, like):
+        x = torch.linspace(0, 20, like.numel(), device=like.device).sin().view_as(like)
+        return low + (high - low) * (x + 1) / 2
+    law = wave(-.5, .5, batch.target), wave(.5, 1.5, batch.target), wave(3, 8, batch.target)
+    share = torch.full((*batch.cost.shape, regimes), 1 / regimes, device=batch.x.device)
+    try:
+        parts = trainer.loss(ModelOutput(*law, wave(-1, 1, batch.cost), share),
+                             batch._replace(x=None, mask=None))
+        return f"{float(parts.total):.5g}"
+    except (AttributeError, TypeError, RuntimeError) as e:
+        raise TrainerError(f"the objective cannot score a batch ({e}): give a function of (output, "
+                           "batch) that returns LossParts(total, terms)") from e
 
+# %% ../nbs/05_trainer.ipynb #7eee139b
 def _facts(trainer, epochs, learning_rate, data, o):
     "What a checkpoint must agree with"
     same = ("batch_size", "schedule", "precision", "clip", "average", "piece", "window", "warm_up",
@@ -453,14 +496,15 @@ def _facts(trainer, epochs, learning_rate, data, o):
                 learning_rate=learning_rate, seed=trainer.seed, loss=_said(trainer.loss),
                 scaler=trainer.scaler.to_dict(), windows=[len(data.train), len(data.valid)],
                 data=_data_facts(trainer.data), fold=trainer.fold,
-                by_date=_by_date(trainer.loss, o)) | {k: o[k] for k in same}
+                by_date=_by_date(trainer.loss, o),
+                objective=_fingerprint(trainer, data)) | {k: o[k] for k in same}
 
-# %% ../nbs/05_trainer.ipynb #ea29bddf
+# %% ../nbs/05_trainer.ipynb #e6b93783
 def _windows(trainer, fold, o):
     "What may be learnt from, and what chooses; raises TrainerError where there is nothing"
     if fold is not None and not isinstance(fold, Fold):
         raise TrainerError(f"fold={fold!r}: give one of `handler.folds(...)`")
-    if not callable(trainer.loss):
+    if not callable(trainer.loss) or isinstance(trainer.loss, type):
         raise TrainerError(f"loss={trainer.loss!r}: give an objective, such as JointLoss(); that "
                            "of a folder is known only if it was one")
     data = trainer.data.prepare_training_data(o["window"], fold, o["stride"], o["warm_up"],
@@ -478,7 +522,7 @@ def _dates_of(fold):
     return {name: [day(rows[0]), day(rows[-1])]
             for name, rows in (("train", fold.train), ("valid", fold.valid))}
 
-# %% ../nbs/05_trainer.ipynb #c5f8b812
+# %% ../nbs/05_trainer.ipynb #ee1186dc
 def _alike(model, together):
     "The model, with the first process's weights in all of them"
     if together.num_processes > 1:
@@ -491,6 +535,8 @@ def _alike(model, together):
 def _fresh_run(trainer, epochs, learning_rate, data, o, together):
     "A run before its first step, with optimiser and schedule"
     facts = json.loads(json.dumps(_facts(trainer, epochs, learning_rate, data, o)))
+    if isinstance(trainer.loss, nn.Module):
+        _alike(trainer.loss.to(trainer.device), together)
     run = Run(_alike(trainer.model, together), epochs, trainer.device, trainer.seed, o["clip"],
               facts=facts, main=together.is_main_process)
     run.history.floor = epochs // 10 if o["floor"] is None else o["floor"]
@@ -499,15 +545,14 @@ def _fresh_run(trainer, epochs, learning_rate, data, o, together):
     share_of(min(plan, key=len), together)  # the smallest batch has something for everyone
     return prepare(run, learning_rate, epochs * len(plan), o["schedule"], trainer.loss)
 
-# %% ../nbs/05_trainer.ipynb #28fe5e05
+# %% ../nbs/05_trainer.ipynb #6e276443
 def _without_gradients(trainer, data, o):
     "A learner that is not trained step by step"
-    for name in ("checkpoint", "minutes", "average"):
+    for name in ("checkpoint", "minutes", "average", "callbacks"):
         if o[name]:
             raise TrainerError(f"{name}={o[name]!r}: a {type(trainer.model).__name__} is fitted at "
                                "once, without steps to stop at; leave it out")
     told = trainer.model.fit_windows(data.train, data.valid, trainer.seed)
-    trainer.scaler = data.scaler
     trainer.history = History([dict(epoch=0, **told)])
     return trainer.history
 
@@ -520,32 +565,68 @@ def _begin(run, o, own):
         raise TrainerError(f"'{o['checkpoint']}' holds the checkpoint of a run: go on with "
                            "resume=True, or use another folder")
 
-# %% ../nbs/05_trainer.ipynb #7eee139b
-def _train(trainer, epochs, learning_rate, fold, o):
-    "The work of `ModelTrainer.train_model`."
-    epochs, rate = _whole("epochs", epochs, 1), _above_zero("learning_rate", learning_rate)
-    data = _windows(trainer, fold, o)
-    trainer.fold = _dates_of(data.fold)
-    trainer.assets = list(trainer.data.symbols)
-    trainer.options = o | dict(epochs=epochs, learning_rate=rate)
-    if hasattr(trainer.model, "fit_windows"):
-        return _without_gradients(trainer, data, o)
-    trainer.scaler, together = data.scaler, _together(trainer.device)
+# %% ../nbs/05_trainer.ipynb #20285f49
+@contextmanager
+def _or_as_before(trainer):
+    "What fails before it has anything to show changes nothing"
+    kept = dict(vars(trainer))
+    weights = {k: v.detach().clone() for k, v in trainer.model.state_dict().items()}
+    try:
+        yield
+    except Exception:
+        if trainer.history is kept["history"] or not trainer.history.rows:
+            vars(trainer).update(kept)
+            trainer.model.to(trainer.device).load_state_dict(weights)
+        raise
+
+
+def _take_on(trainer, data, o):
+    "Note what will be learnt; refuse weights that know sessions after it"
+    dates, known = _dates_of(data.fold), trainer.fold.get("valid", [""])[-1]
+    resumed = o["resume"] and (Path(o["checkpoint"]) / "last.safetensors").exists()
+    goes_on = not resumed and not hasattr(trainer.model, "fit_windows")
+    if goes_on and known > dates["valid"][-1]:
+        raise TrainerError(f"the model has learnt from sessions to {known}; a fold that ends at "
+                           f"{dates['valid'][-1]} would be tested on what it knows: train a fresh "
+                           "model in a fresh ModelTrainer")
+    if goes_on and trainer.history.rows:
+        before = [dict(fold=trainer.fold, epochs=len(trainer.history.rows))]
+        trainer.earlier = trainer.earlier + before
+    trainer.fold, trainer.assets, trainer.told = dates, list(trainer.data.symbols), None
+    trainer.scaler, trainer.options = data.scaler, o
+
+# %% ../nbs/05_trainer.ipynb #424fec5c
+def _step_by_step(trainer, data, o, epochs, rate):
+    "Run the loop, with what stands around it"
+    together = _together(trainer.device)
     trainer.device = getattr(together, "device", trainer.device)
     trainer.model.to(trainer.device)
     run = _fresh_run(trainer, epochs, rate, data, o, together)
     own, around = _callbacks(trainer, o, epochs)
     _begin(run, o, own)
     trainer.history = run.history
-    with interruptible(run):
-        fit(data.train, data.valid, run, trainer.loss, own + around, o["batch_size"],
-            run.facts["by_date"], piece=o["piece"], precision=o["precision"], together=together)
-    if not run.history.rows:
-        warnings.warn("stopped before the first epoch ended: the model holds weights that were "
-                      "never validated; resume=True goes on", stacklevel=3)
+    try:
+        with interruptible(run, o["checkpoint"]):
+            fit(data.train, data.valid, run, trainer.loss, own + around, o["batch_size"],
+                run.facts["by_date"], piece=o["piece"], precision=o["precision"], together=together)
+    finally:
+        if run.stop and not run.history.rows:
+            warnings.warn("stopped before the first epoch ended: the model holds weights that "
+                          "were never validated", stacklevel=4)
     return run.history
 
-# %% ../nbs/05_trainer.ipynb #e6b93783
+# %% ../nbs/05_trainer.ipynb #440fd5d8
+def _train(trainer, epochs, learning_rate, fold, o):
+    "The work of `ModelTrainer.train_model`."
+    epochs, rate = _whole("epochs", epochs, 1), _above_zero("learning_rate", learning_rate)
+    data = _windows(trainer, fold, o)
+    with _or_as_before(trainer):
+        _take_on(trainer, data, o | dict(epochs=epochs, learning_rate=rate))
+        if hasattr(trainer.model, "fit_windows"):
+            return _without_gradients(trainer, data, o)
+        return _step_by_step(trainer, data, o, epochs, rate)
+
+# %% ../nbs/05_trainer.ipynb #0f70a2d8
 def _predict(trainer, panel):
     "The work of `ModelTrainer.predict`."
     if trainer.scaler is None:
@@ -559,7 +640,7 @@ def _predict(trainer, panel):
                              asset=[known.get(s, -1) for s in panel.symbols])
     return to_forecast(outputs, panel, trainer.model.horizons)
 
-# %% ../nbs/05_trainer.ipynb #5911bc10
+# %% ../nbs/05_trainer.ipynb #39714750
 def _checked_seeds(build, seeds):
     "Seeds as plain numbers, once it is sure that they and the function are such"
     if not callable(build) or isinstance(build, nn.Module):
@@ -579,7 +660,7 @@ def _all_different(members):
         raise TrainerError("build() gives the same weights under every seed: leave `seed=` out of "
                            "it, the ensemble sets the seed")
 
-# %% ../nbs/05_trainer.ipynb #10184e05
+# %% ../nbs/05_trainer.ipynb #fa4c46e8
 class _Members:
     "What an ensemble says and writes"
     def __repr__(self):
@@ -596,12 +677,14 @@ class _Members:
 
     def save(self, folder:str|Path)->Path:
         "One folder per member; return the folder."
+        if int(os.environ.get("RANK", 0)):  # one of several processes writes
+            return Path(folder)
         for seed, m in self.members.items():
             m.save(Path(folder) / f"seed{seed}")
         write_atomic(Path(folder) / "ensemble.json", json.dumps(dict(seeds=[*self.members])))
         return Path(folder)
 
-# %% ../nbs/05_trainer.ipynb #1668db2c
+# %% ../nbs/05_trainer.ipynb #7046dc85
 class Ensemble(_Members):
     "The same model, trained from several seeds, that speaks as one."
 
@@ -631,7 +714,7 @@ class Ensemble(_Members):
         return {seed: m.train_model(epochs, learning_rate, checkpoint=folder(seed),
                                     **copy.deepcopy(options)) for seed, m in bar}
 
-# %% ../nbs/05_trainer.ipynb #3dc8aa10
+# %% ../nbs/05_trainer.ipynb #176badb0
 def load_ensemble(
     folder:str|Path, # that `Ensemble.save` wrote
     data:FinancialDataHandler|None=None, # None = built again, and refused if they are others

@@ -13,10 +13,10 @@ class Bomb:
         return os.mkdir, (self.canary,)
 
 
-def archive(**members):
-    "The bytes of a zip file"
+def archive(members):
+    "The bytes of a zip file: name -> content"
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name, content in members.items():
-            file.writestr(name.replace("__", "/"), content)
+            file.writestr(name, content)
     return buffer.getvalue()

@@ -22,7 +22,8 @@ data = FinancialDataHandler(bars=planted_signal(260, 3, seed=1).bars, features=(
 torch.manual_seed(int(os.environ.get("RANK", 0)))   # the second process starts elsewhere: the first one's weights count
 model = HybridFinancialModel(state_dim=2, memory_dim=4, input_dim=2, num_heads=2, n_layers=1).double()   # Adam turns the rounding of a tiny gradient into a step
 trainer = ModelTrainer(model, data=data, device="cpu", loss=JointLoss(likelihood=.2, sharpe=1.))
-trainer.train_model(2, 1e-2, window=40, warm_up=10, stride=20, batch_size=7, progress=False, checkpoint=sys.argv[1])
+trainer.train_model(2, 1e-2, window=40, warm_up=10, stride=20, batch_size=7, progress=False, checkpoint=sys.argv[1],
+                    memory_map=sys.argv[1] + "-tables")   # both write it
 """
 
 

@@ -6,6 +6,7 @@ import torch
 
 from hybrid_ssm.backtest import backtest
 from hybrid_ssm.data import Bars
+from hybrid_ssm.handler import FinancialDataHandler
 from hybrid_ssm.losses import net_gains, portfolio_sharpe_loss, session_mean, sharpe_loss, turnover_penalty
 from hybrid_ssm.metrics import sharpe
 
@@ -61,6 +62,27 @@ def test_positions_wait_for_a_price():
     assert np.allclose((gross - net)[0].numpy()[seen], paid[seen], atol=1e-6)
     first = int(np.flatnonzero(seen)[0])
     assert np.abs(paid[first:-1][~seen[first:-1]]).max() < 1e-9  # and the backtest does not trade there either
+
+
+def test_rolls_are_paid_where_the_backtest_pays_them():
+    "What is held through a change of contract pays for it, as much and in the same session"
+    volatility, days = 1e-6, 21
+    bars, positions = market(volatility, 3)
+    roll = pd.DataFrame(0., bars.sessions, bars.symbols)
+    roll.iloc[days::days] = 1.
+    rolled = Bars(close=bars.close, extras={"roll": roll})
+    cost = FRACTION * volatility / .01
+    handler = FinancialDataHandler(bars=rolled, features=("return_1",), horizons=(1,), costs=cost)
+    ahead = torch.tensor(handler.prepare_training_data(63).train.tables.roll)
+    p, target, gross, _ = of_the_loss(bars, positions, volatility, cost)
+    net = net_gains(p, target, torch.full(target.shape, cost / volatility), ahead)
+    paid = (gross - net).nanmean(0).numpy()
+    book = backtest(positions / 3, rolled, costs=cost).costs.to_numpy() / volatility
+    without = backtest(positions / 3, bars, costs=cost).costs.to_numpy() / volatility
+    # the loss writes a roll to the session that decides to hold, the backtest to the one that rolls
+    of_trades, of_rolls = without[:-1], (book - without)[1:]
+    assert of_rolls.sum() > .01 * of_trades.sum()
+    assert np.abs(paid[:-1] - (of_trades + of_rolls)[:len(paid) - 1]).max() < 1e-5 * of_trades.mean()
 
 
 def test_ratios_agree_with_the_metrics():

@@ -56,8 +56,8 @@ def hostile(canary):
     yield "pickle, gzipped", ".csv.gz", gzip.compress(pickled[4])
     yield "pickle with the marks of parquet around it", ".parquet", b"PAR1" + pickled[4] + b"PAR1"
     yield "pickle after a header", ".csv", b"date,symbol,close\n" + pickled[0]
-    yield "pickle in a zip", ".csv", archive(data=pickled[4])
-    yield "weights with a pickle inside", ".parquet", archive(archive__data_pkl=pickled[2], archive__version="3")
+    yield "pickle in a zip", ".csv", archive({"data": pickled[4]})
+    yield "weights with a pickle inside", ".parquet", archive({"archive/data.pkl": pickled[2], "archive/version": "3"})
     yield "numpy objects", ".parquet", array(bomb)
     yield "numpy objects", ".csv", array(bomb)
     yield "numpy archive", ".parquet", array(bomb, np.savez)

@@ -46,7 +46,7 @@ def hostile(canary):
         **{f"pickle protocol {p}": pickle.dumps(bomb, p) for p in range(6)},
         "torch zip": torch_file(bomb), "torch legacy": torch_file(bomb, _use_new_zipfile_serialization=False),
         "torch state dict": torch_file({"w": torch.zeros(2), "x": bomb}),
-        "zip with pickle": archive(archive__data_pkl=pickle.dumps(bomb)),
+        "zip with pickle": archive({"archive/data.pkl": pickle.dumps(bomb), "archive/version": "3", "archive/byteorder": "little"}),
         "python source": f"{call}\n".encode(), "call in metadata": with_header({"__metadata__": {"run": call}, "w": plain}, b"abcd"),
         "pickle in metadata": with_header({"__metadata__": {"run": pickle.dumps(bomb, 0).decode("latin-1")}, "w": plain}, b"abcd"),
         "pickle as tensor": with_header({"w": {"dtype": "U8", "shape": [20], "data_offsets": [0, 20]}}, pickle.dumps(bomb)[:20]),
@@ -149,3 +149,11 @@ def test_a_reader_that_skips_the_hash(tmp_path, mutants, monkeypatch):
         raise AssertionError("a damaged model was accepted")
     guarded(hybrid_room._hash)
     mutants.kill(27, "hash not compared", guarded, lambda *args: "0" * 64)
+
+
+def test_the_archive_is_live(tmp_path):
+    "A careless reader would have run it"
+    canary = tmp_path / "ran"
+    (tmp_path / "weights.pt").write_bytes(hostile(canary)["zip with pickle"])
+    torch.load(tmp_path / "weights.pt", weights_only=False)
+    assert canary.exists()
