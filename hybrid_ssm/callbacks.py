@@ -55,13 +55,14 @@ def prepare(
     steps:int, # of the whole run
     schedule:str='one_cycle', # a name from `SCHEDULES`
     loss:Callable|None=None, # an objective that is an `nn.Module` has parameters of its own
+    weight_decay:float=.01, # of AdamW
 )->Run: # the same
     "AdamW over the model's parameters and those of the objective."
     if schedule not in SCHEDULES:
         raise TrainerError(f"schedule={schedule!r} is unknown: use one of {sorted(SCHEDULES)}")
     run.loss = loss.to(run.device) if isinstance(loss, nn.Module) else None
     moved = [*run.model.parameters(), *(run.loss.parameters() if run.loss is not None else ())]
-    run.optimizer = torch.optim.AdamW(moved, lr=learning_rate, weight_decay=.01)
+    run.optimizer = torch.optim.AdamW(moved, lr=learning_rate, weight_decay=weight_decay)
     run.schedule = SCHEDULES[schedule](run.optimizer, learning_rate, steps)
     return run
 

@@ -195,13 +195,23 @@ def _pool(
     return tuple(forecasts[0]._like(v) for v in (mu.mean(0), scale, df))
 
 # %% ../nbs/04c_forecast.ipynb #e95a43c6
+def _one_grid(forecasts):
+    "The first of several forecasts of the same sessions, symbols and horizons"
+    if not len(forecasts):
+        raise DataError("there is no forecast: give at least one member")
+    for f in forecasts[1:]:
+        _same_grid({"position": f.position}, forecasts[0].position)
+        if f.horizons != forecasts[0].horizons:
+            raise DataError(f"one member has laws at horizons {forecasts[0].horizons}, another at "
+                            f"{f.horizons}: all need the same")
+    return forecasts[0]
+
+
 def average_forecasts(
     forecasts:Sequence, # of Forecast on one grid, e.g. one per seed
 )->Forecast: # mean positions; law matched to the mixture's first two moments
     "The ensemble of several forecasts of the same sessions and symbols."
-    first = forecasts[0]
-    for f in forecasts[1:]:
-        _same_grid({"position": f.position}, first.position)
+    first = _one_grid(forecasts)
     laws = {h: _pool(forecasts, h) for h in first.horizons}
     mean, scale, df = ({h: law[i] for h, law in laws.items()} for i in range(3))
     position = first._like(np.mean([f.position for f in forecasts], axis=0))
@@ -215,11 +225,10 @@ def uncertainty_parts(
     horizon:int=1, # sessions
 )->tuple: # two frames of standard deviations, in units of volatility: aleatoric, epistemic
     "What the members of an ensemble see in the market, and where they disagree."
-    for f in forecasts[1:]:
-        _same_grid({"position": f.position}, forecasts[0].position)
+    first = _one_grid(forecasts)
     within = np.mean([np.asarray(f.uncertainty(horizon)) ** 2 for f in forecasts], axis=0)
     between = np.var([np.asarray(f._law(horizon, ("mean",))[0]) for f in forecasts], axis=0)
-    return tuple(forecasts[0]._like(np.sqrt(v)) for v in (within, between))
+    return tuple(first._like(np.sqrt(v)) for v in (within, between))
 
 # %% ../nbs/04c_forecast.ipynb #d4b6acf0
 def mixture_cdf(
@@ -229,11 +238,13 @@ def mixture_cdf(
 )->pd.DataFrame: # probabilities
     "Distribution function of the equal mixture of the members' laws."
     from scipy.stats import t
-    for frame in (values, *(f.position for f in forecasts)):
-        _same_grid({"values or member": frame}, forecasts[0].position)
+    first = _one_grid(forecasts)
+    if not isinstance(values, pd.DataFrame):
+        raise DataError(f"values is a {type(values).__name__}: give a frame, sessions x symbols")
+    _same_grid({"values": values}, first.position)
     laws = [[np.asarray(v) for v in f._law(horizon, ("mean", "scale", "df"))] for f in forecasts]
     each = [t.cdf((values.to_numpy() - mu) / sigma, nu) for mu, sigma, nu in laws]
-    return forecasts[0]._like(np.mean(each, axis=0))
+    return first._like(np.mean(each, axis=0))
 
 # %% ../nbs/04c_forecast.ipynb #0058dbc4
 def concat_forecasts(

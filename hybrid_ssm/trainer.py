@@ -30,7 +30,7 @@ from . import baselines
 from .callbacks import (
     SCHEDULES, AverageWeights, Checkpoint, CSVLog, KeepBest, ProgressBar, RateTrial, TimeBudget,
     find_rate, interruptible, prepare, resume_run)
-from .data import write_atomic
+from .data import parse_day, write_atomic
 from .features import DEFAULT_FEATURES, FeaturePanel, FeatureScaler
 from .forecast import Forecast, average_forecasts
 from .handler import FinancialDataHandler, PanelArrays, input_arrays
@@ -91,6 +91,7 @@ def training_options(
     schedule:str='one_cycle', # of the learning rate: 'one_cycle', 'cosine' or 'constant'
     precision:str='fp32', # 'bf16' computes matrix products in half the digits
     clip:float=1., # largest norm of a gradient
+    weight_decay:float=.01, # of AdamW
     patience:int|None=None, # epochs without improvement before stopping; None = a fifth, at least 5
     floor:int|None=None, # epochs that cannot be the best; None = the first tenth
     smooth:int=1, # epochs over which the validation loss is averaged to choose the best
@@ -155,6 +156,7 @@ def _check_options(o):
     o |= {k: _whole(k, o[k], n) for k, n in least.items() if o[k] is not None}
     o |= {k: _above_zero(k, o[k]) for k in ("minutes", "average") if o[k] is not None}
     o["clip"] = _above_zero("clip", o["clip"])
+    o["weight_decay"] = o["weight_decay"] and _above_zero("weight_decay", o["weight_decay"])
     _check_places(o)
     if o["average"] is not None and o["average"] >= 1:
         raise TrainerError(f"average={o['average']}: a decay lies below 1, such as .99")
@@ -348,11 +350,18 @@ def _check_fit(model, data):
                            f"{tuple(data.horizons)}: build both with the same")
 
 
+_FIRST, _LAST = "2010-01-01", "2022-12-31"  # of the promise in the README
+
+
 def _dates(data, start, end):
-    "Dates of a handler; raises TrainerError where other ones are asked for"
+    "Dates as asked for, or of a handler; raises TrainerError where they do not fit"
+    if data is None: start, end = start or _FIRST, end or _LAST
+    begin, stop = parse_day(start, "start"), parse_day(end, "end")
+    if begin is not None and stop is not None and begin >= stop:
+        raise TrainerError(f"training_start={start} is not before training_end={end}: swap them")
+    if data is None: return start, end
     first, last = data.sessions[[0, -1]]
-    if start is not None and pd.Timestamp(start) > first or (
-            end is not None and pd.Timestamp(end) < last):
+    if begin is not None and begin > first or stop is not None and stop < last:
         raise TrainerError(f"training from {start} to {end} was asked for, but the handler has "
                            f"sessions from {first:%Y-%m-%d} to {last:%Y-%m-%d}: give it the bars "
                            "of those dates only (bars.window), or a fold to `train_model`")
@@ -371,9 +380,6 @@ def _device(name):
     return name
 
 # %% ../nbs/05_trainer.ipynb #73539882
-_FIRST, _LAST = "2010-01-01", "2022-12-31"  # of the promise in the README
-
-
 class _Setup(_Loading):
     def __init__(self,
         model:nn.Module, # HybridFinancialModel or any baseline of the same contract
@@ -390,14 +396,12 @@ class _Setup(_Loading):
         if data is not None and not isinstance(data, FinancialDataHandler):
             raise TrainerError(f"data is a {type(data).__name__}: wrap bars in "
                                "FinancialDataHandler(bars=...)")
+        self.training_start, self.training_end = _dates(data, training_start, training_end)
         if data is None:
-            training_start, training_end = training_start or _FIRST, training_end or _LAST
-            data = FinancialDataHandler(symbols, training_start, training_end, source,
+            data = FinancialDataHandler(symbols, self.training_start, self.training_end, source,
                                         features=features)
-        else:
-            training_start, training_end = _dates(data, training_start, training_end)
-        self.training_start, self.training_end, self.data = training_start, training_end, data
-        _check_fit(model, self.data)
+        _check_fit(model, data)
+        self.data = data
         self.device = _device(device)
         self.model, self.loss, self.seed = model.to(self.device), loss, _whole("seed", seed, 0)
         self.history, self.scaler, self.options = History(), None, {}
@@ -491,7 +495,7 @@ def _fingerprint(trainer, data):
 def _facts(trainer, epochs, learning_rate, data, o):
     "What a checkpoint must agree with"
     same = ("batch_size", "schedule", "precision", "clip", "average", "piece", "window", "warm_up",
-            "stride", "smooth", "floor")
+            "stride", "smooth", "floor", "weight_decay")
     return dict(model=type(trainer.model).__name__, config=trainer.model.config, epochs=epochs,
                 learning_rate=learning_rate, seed=trainer.seed, loss=_said(trainer.loss),
                 scaler=trainer.scaler.to_dict(), windows=[len(data.train), len(data.valid)],
@@ -543,7 +547,8 @@ def _fresh_run(trainer, epochs, learning_rate, data, o, together):
     run.history.smooth = o["smooth"]
     plan = plan_epoch(data.train, o["batch_size"], trainer.seed, 0, facts["by_date"])
     share_of(min(plan, key=len), together)  # the smallest batch has something for everyone
-    return prepare(run, learning_rate, epochs * len(plan), o["schedule"], trainer.loss)
+    return prepare(run, learning_rate, epochs * len(plan), o["schedule"], trainer.loss,
+                   o["weight_decay"])
 
 # %% ../nbs/05_trainer.ipynb #6e276443
 def _without_gradients(trainer, data, o):
@@ -646,7 +651,8 @@ def _checked_seeds(build, seeds):
     if not callable(build) or isinstance(build, nn.Module):
         raise TrainerError(f"build is a {type(build).__name__}: give a function without arguments "
                            "that returns a fresh model, as lambda: Model(...) is")
-    if isinstance(seeds, int) or not len(seeds) or len({*seeds}) < len(seeds):
+    if not isinstance(seeds, (Sequence, np.ndarray)) or not len(seeds) or (
+            len({*seeds}) < len(seeds)):
         raise TrainerError(f"seeds={seeds!r}: give at least one, and each once")
     return [_whole("seed", s, 0) for s in seeds]
 
@@ -694,6 +700,8 @@ class Ensemble(_Members):
         data:FinancialDataHandler|None=None, # one for all; None = from the other settings
         **settings, # of `ModelTrainer`: training_start, training_end, symbols, source, loss, ...
     ):
+        if "seed" in settings:
+            raise TrainerError(f"seed={settings['seed']}: an ensemble has several; give seeds=")
         self.members = {}
         for seed in _checked_seeds(build, seeds):
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -722,8 +730,8 @@ def load_ensemble(
     "The ensemble that wrote a folder, built again from the folder alone."
     try:
         seeds = json.loads((Path(folder) / "ensemble.json").read_text())["seeds"]
-        paths = [Path(folder) / f"seed{int(s)}" for s in seeds]
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        paths = [Path(folder) / f"seed{int(s)}" for s in _checked_seeds(ModelTrainer.load, seeds)]
+    except (OSError, ValueError, KeyError, TypeError, TrainerError) as e:
         raise ModelFileError(f"'{folder}' has no readable ensemble.json ({e}): give a folder that "
                              "`Ensemble.save` wrote") from e
     out = Ensemble.__new__(Ensemble)
