@@ -189,7 +189,7 @@ def share_of(
 def predict_batch(
     model:nn.Module, # any model of this contract
     batch:Batch, # inputs
-    precision:str='fp32', # 'bf16' computes matrix products in half the digits
+    precision:str='fp32', # 'bf16' computes most of the model, its law too, in half the digits
 )->ModelOutput: # in float32 at least
     "What a model says about a batch."
     asset = batch.asset if model.config.get("n_assets") else None

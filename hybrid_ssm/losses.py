@@ -303,7 +303,7 @@ class _Weights:
     portfolio: float = 0.  # weight of minus the Sharpe of the mean over symbols
     softmin: float = 0.  # weight of minus the soft minimum over windows
     turnover: float = 0.  # price of turning the risk budget over once a year
-    index: float = 0.  # weight of the squared correlation with the index
+    index: float = 0.  # of the squared correlation with `index`, else with the mean of the symbols
     stickiness: float = 0.  # weight of the change of the regime weights, nats
     temperature: float = 1.  # of the soft minimum, units of Sharpe
     levels: tuple = (.05, .25, .5, .75, .95)  # of the quantiles

@@ -89,7 +89,7 @@ def training_options(
     piece:int|None=None, # windows computed at once: less memory, the same gradient; None = all
     by_date:bool|None=None, # batches of whole dates; None = if the objective needs them
     schedule:str='one_cycle', # of the learning rate: 'one_cycle', 'cosine' or 'constant'
-    precision:str='fp32', # 'bf16' computes matrix products in half the digits
+    precision:str='fp32', # 'bf16' computes most of the model, its law too, in half the digits
     clip:float=1., # largest norm of a gradient
     weight_decay:float=.01, # of AdamW
     patience:int|None=None, # epochs without improvement before stopping; None = a fifth, at least 5
