@@ -120,7 +120,8 @@ def fit(job):
     history = trainer.train_model(job["epochs"], job["rate"], window=WINDOW, warm_up=WARM, stride=job["stride"],
                                   batch_size=BATCH, patience=job["epochs"], floor=job["floor"], progress=False)
     book = books(trainer.predict(whole.panel).position, made, sessions)
-    scores = score(book, made, sessions) | dict(valid=float(history.frame["valid"].iloc[history.best_epoch]), best_epoch=int(history.best_epoch))
+    best = int(history.best_epoch)
+    scores = score(book, made, sessions) | dict(valid=float(history.frame["valid"].iloc[best]), best_epoch=best)
     return job | dict(parameters=trainer.model.num_parameters, scores=scores, machine=machine(load=False),
                       torch=torch.__version__, seconds=round(time.perf_counter() - started, 1))
 

@@ -99,12 +99,14 @@ class RateTrial:
                 f"{self.rates[-1]:.1e}; suggested: {self.suggestion:.1e})")
 
     def _repr_html_(self):
-        if "suggested" not in repr(self):
+        try:
+            suggestion = self.suggestion
+        except TrainerError:
             return repr(self)
         x, y = np.log(self.rates), self.losses
         u, v = ((w - w.min()) / (np.ptp(w) or 1) for w in (x, y))
         dots = " ".join(f"{8 + 404 * a:.0f},{72 - 64 * b:.0f}" for a, b in zip(u, v))
-        at = 8 + 404 * float(np.interp(np.log(self.suggestion), x, u))
+        at = 8 + 404 * float(np.interp(np.log(suggestion), x, u))
         return (f'{repr(self)}<br><svg width="420" height="80"><line x1="{at:.0f}" x2="{at:.0f}" '
                 f'y1="4" y2="76" stroke="#D55E00"/><polyline points="{dots}" fill="none" '
                 'stroke="#0072B2" stroke-width="1.5"/></svg>')

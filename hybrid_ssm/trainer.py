@@ -156,7 +156,7 @@ def _check_options(o):
     o |= {k: _whole(k, o[k], n) for k, n in least.items() if o[k] is not None}
     o |= {k: _above_zero(k, o[k]) for k in ("minutes", "average") if o[k] is not None}
     o["clip"] = _above_zero("clip", o["clip"])
-    o["weight_decay"] = o["weight_decay"] and _above_zero("weight_decay", o["weight_decay"])
+    if o["weight_decay"] != 0: o["weight_decay"] = _above_zero("weight_decay", o["weight_decay"])
     _check_places(o)
     if o["average"] is not None and o["average"] >= 1:
         raise TrainerError(f"average={o['average']}: a decay lies below 1, such as .99")
@@ -646,11 +646,14 @@ def _predict(trainer, panel):
     return to_forecast(outputs, panel, trainer.model.horizons)
 
 # %% ../nbs/05_trainer.ipynb #39714750
-def _checked_seeds(build, seeds):
-    "Seeds as plain numbers, once it is sure that they and the function are such"
+def _check_build(build):
     if not callable(build) or isinstance(build, nn.Module):
         raise TrainerError(f"build is a {type(build).__name__}: give a function without arguments "
                            "that returns a fresh model, as lambda: Model(...) is")
+
+
+def _checked_seeds(seeds):
+    "Seeds as plain numbers: at least one, and each once"
     if not isinstance(seeds, (Sequence, np.ndarray)) or not len(seeds) or (
             len({*seeds}) < len(seeds)):
         raise TrainerError(f"seeds={seeds!r}: give at least one, and each once")
@@ -702,8 +705,9 @@ class Ensemble(_Members):
     ):
         if "seed" in settings:
             raise TrainerError(f"seed={settings['seed']}: an ensemble has several; give seeds=")
+        _check_build(build)
         self.members = {}
-        for seed in _checked_seeds(build, seeds):
+        for seed in _checked_seeds(seeds):
             with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
                 torch.manual_seed(seed)
                 member = ModelTrainer(build(), data=data, seed=seed, **copy.deepcopy(settings))
@@ -730,7 +734,7 @@ def load_ensemble(
     "The ensemble that wrote a folder, built again from the folder alone."
     try:
         seeds = json.loads((Path(folder) / "ensemble.json").read_text())["seeds"]
-        paths = [Path(folder) / f"seed{int(s)}" for s in _checked_seeds(ModelTrainer.load, seeds)]
+        paths = [Path(folder) / f"seed{int(s)}" for s in _checked_seeds(seeds)]
     except (OSError, ValueError, KeyError, TypeError, TrainerError) as e:
         raise ModelFileError(f"'{folder}' has no readable ensemble.json ({e}): give a folder that "
                              "`Ensemble.save` wrote") from e

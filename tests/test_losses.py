@@ -65,7 +65,7 @@ def test_positions_wait_for_a_price():
 
 
 def test_rolls_are_paid_where_the_backtest_pays_them():
-    "What is held through a change of contract pays for it, as much and in the same session"
+    "What is held through a change of contract pays for it, as much as in the backtest and in the same step of gain and cost"
     volatility, days = 1e-6, 21
     bars, positions = market(volatility, 3)
     roll = pd.DataFrame(0., bars.sessions, bars.symbols)

@@ -2,8 +2,8 @@
 on later sessions and net of cost, at least half of the gross Sharpe ratio of an oracle that is told the drift and pays nothing.
 
 Bars -> features -> scaler -> labels -> windows -> training -> forecast -> weights -> backtest: nothing is replaced by a
-shortcut, except in the mutants. Eight epochs are two to four steps each, and 135 sessions choose the best of them: the first half is not
-asked, for an almost untrained network would win too often.
+shortcut, except in the mutants. Eight epochs are two to four steps each, and 135 sessions choose the best of them: the first
+half is not asked, for an almost untrained network would win too often.
 """
 from contextlib import contextmanager
 from dataclasses import replace
