@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-LONGEST_CELL, LONGEST_LINE, LARGEST_NOTEBOOK = 30, 100, 400_000
+LONGEST_FUNCTION, LONGEST_CLASS, LONGEST_LINE, LARGEST_NOTEBOOK = 30, 90, 100, 400_000
 FLOORS = {  # module -> notebook number, for rooms a notebook may name before they are built
     "data": "00", "synthetic": "00a", "store": "00b", "features": "01", "targets": "01a", "splits": "01b", "costs": "01c",
     "handler": "01d", "technical": "01e", "regime": "01f", "liquidity": "01g", "correlation": "01h", "ssm": "02", "attention": "03", "hybrid": "04", "baselines": "04a", "losses": "04b",
@@ -171,12 +171,22 @@ def rooms(module, names):
 
 # ---------------------------------------------------------------- form
 
-def long_cells(notebooks):
-    "An exported cell over 30 lines of code"
-    return [nb.at(cell, f"{size} lines of code, at most {LONGEST_CELL}")
-            for nb in notebooks for cell in nb.exported
-            if (size := sum(1 for line in cell.source.splitlines()
-                            if line.strip() and not line.strip().startswith("#"))) > LONGEST_CELL]
+def code_lines(node):
+    "Lines of a definition that hold code: blank lines and comments do not count"
+    return len({n.lineno for n in ast.walk(node) if hasattr(n, "lineno")})
+
+
+def long_definitions(notebooks):
+    "An exported function or method over 30 lines of code, or a class over 90"
+    functions = ast.FunctionDef, ast.AsyncFunctionDef
+    found = []
+    for nb in notebooks:
+        for cell in nb.exported:
+            for node in ast.walk(cell.tree):
+                most = LONGEST_CLASS if isinstance(node, ast.ClassDef) else LONGEST_FUNCTION
+                if isinstance(node, (*functions, ast.ClassDef)) and (size := code_lines(node)) > most:
+                    found.append(nb.at(cell, f"{node.name} has {size} lines of code, at most {most}"))
+    return found
 
 
 def long_lines(notebooks):
@@ -577,6 +587,6 @@ def undeclared(root):
     return sorted(set(found))
 
 
-NOTEBOOK_GATES = (long_cells, long_lines, crowded_cells, mixed_cells, stranded_cells, unproved, bad_docstrings,
+NOTEBOOK_GATES = (long_definitions, long_lines, crowded_cells, mixed_cells, stranded_cells, unproved, bad_docstrings,
                   untyped, uncommented_parameters, unexplained_skips, large_notebooks, stored_errors, widget_state,
                   idle_tales, floor_breaks, wall_breaks, hidden_torch, heavy_imports, leak_idioms, pickled)

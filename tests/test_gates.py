@@ -54,7 +54,10 @@ def room(module, *imports):
 
 
 VIOLATIONS = {  # gate -> [(name, cells, metadata)], each of which must make it complain
-    gates.long_cells: [("01_room", ["#| export\ndef one()->int:\n" + "    x = 1\n" * 30], {})],
+    gates.long_definitions: [
+        ("01_room", ["#| export\ndef one()->int:\n" + "    x = 1\n" * 30], {}),
+        ("01_room", ["#| export\nclass One:\n    def one(self):\n" + "        x = 1\n" * 30], {}),
+        ("01_room", ["#| export\nclass One:\n" + "    x = 1\n" * 90], {})],
     gates.long_lines: [("01_room", ["#| export\nx = '" + "a" * 100 + "'"], {})],
     gates.crowded_cells: [("01_room", ["#| export\ndef one(): return 1\ndef two(): return 2"], {})],
     gates.mixed_cells: [("01_room", ["#| export\nimport numpy as np\nPI = np.pi"], {})],
