@@ -632,7 +632,7 @@ def _check_calibration(config, market, folds, minimum=250):
     for fold in folds if config.train.calibrate else ():
         for k, horizon in enumerate(targets.horizons):
             ready = usable(targets.known_at[..., k], fold.valid, fold.valid_until)
-            found = int((ready & np.isfinite(targets.values[fold.valid][..., k])).sum())
+            found = int((ready & np.isfinite(targets.scaled[fold.valid][..., k])).sum())
             if found < minimum:
                 raise ConfigError(f"train.calibrate = true: fold {fold.number + 1} has {found} "
                                   f"known outcomes at horizon {horizon} in its validation, "
