@@ -26,6 +26,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
+from .data import SESSIONS_PER_YEAR, periods_per_year
+
 # %% ../nbs/06b_figures.ipynb #6a183d6b
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe, Ito (2008)
 INK, MUTED = "#222222", "#666666"  # text and notes
@@ -244,16 +246,28 @@ def equity_figure(
     _legend(figure, [lines[n] for n in order], [f"{n}  {curves[n].iloc[-1]:.2f}x" for n in order])
     return figure
 
+# %% ../nbs/06b_figures.ipynb #16b61a1b
+def _per_year(
+    strategies:Mapping, # name -> Series
+    periods:float|None, # what was asked for
+)->float: # periods per year; 252 where the rows have no dates
+    index = max((s.index for s in strategies.values()), key=len)
+    if periods is not None:
+        return float(periods)
+    dated = isinstance(index, pd.DatetimeIndex)
+    return periods_per_year(index) if dated else float(SESSIONS_PER_YEAR)
+
 # %% ../nbs/06b_figures.ipynb #43405e40
 @_style()
 def drawdown_figure(
     returns:Mapping, # name -> Series of returns per session, as fractions
     title:str="Drawdown, net of cost", # what is seen
     limit:float|None=None, # draws a line at this loss, e.g. 0.15
-    periods:int=252, # sessions per year
+    periods:float|None=None, # per year; None = counted from the dates
 )->Picture: # one curve per strategy; the first one is filled
     "Loss from the highest equity so far, for several strategies."
     strategies = _strategies(returns)
+    periods = _per_year(strategies, periods)
     grown = {name: _grown(series) for name, series in strategies.items()}
     curves = {name: 100 * (curve / curve.cummax() - 1) for name, curve in grown.items()}
     figure, (ax,) = _picture(title)
@@ -275,7 +289,7 @@ def drawdown_figure(
 def _trailing_sharpe(
     series:pd.Series, # returns per session
     window:int, # sessions
-    periods:int, # sessions per year
+    periods:float, # sessions per year
 )->pd.Series: # annualised; NaN until the window is full and where nothing moves
     roll = series.rolling(window)
     return (roll.mean() / roll.std().where(lambda s: s > 1e-12)).dropna() * periods**.5
@@ -284,12 +298,14 @@ def _trailing_sharpe(
 @_style()
 def rolling_sharpe_figure(
     returns:Mapping, # name -> Series of returns per session, as fractions
-    window:int=252, # trailing sessions
+    window:int|None=None, # trailing sessions; None = a year of them
     title:str="Rolling Sharpe ratio, net of cost", # what is seen
-    periods:int=252, # sessions per year
+    periods:float|None=None, # per year; None = counted from the dates
 )->Picture: # one curve per strategy, over the band of a strategy without skill
     "Trailing annualised Sharpe ratios of several strategies."
     strategies = _strategies(returns)
+    periods = _per_year(strategies, periods)
+    window = round(periods) if window is None else window
     curves = {name: _trailing_sharpe(r, window, periods) for name, r in strategies.items()}
     curves = {name: curve for name, curve in curves.items() if len(curve)}
     if not curves:
