@@ -41,9 +41,9 @@ def _check_symbols(names, bars):
         raise DataError("weights have no column: give one per symbol")
     for name in names:
         if not isinstance(name, str):
-            raise DataError(f"weights have a column {name!r}, of type "
-                            f"{type(name).__name__}, no symbol: weights.set_axis([...], axis=1) with names "
-                            f"of the bars, such as '{bars.symbols[0]}'", value=name)
+            raise DataError(f"weights have a column {name!r} ({type(name).__name__}), no symbol: "
+                            "weights.set_axis([...], axis=1) with names of the bars, such as "
+                            f"'{bars.symbols[0]}'", value=name)
         if name not in bars.symbols:
             raise DataError(f"weights name '{name}', which the bars do not have: "
                             f"{nearest(name, bars.symbols)}", symbol=name)
@@ -159,9 +159,14 @@ def _check_opens(bars, names, wanted, open_, close):
                             f"the sessions of the weights: {remedy}", symbol=name, column="open")
         low = np.fmin(open_[:, i], close[:, i])
         if bars.instruments.at[name, "allow_negative"] or (low <= 0).any():
-            raise DataError(f"fill='next_open' needs positive prices, to split a return at the "
-                            f"open, and those of '{name}' can be negative (lowest {np.nanmin(low):g}"
-                            f", see allow_negative): {remedy}", symbol=name, column="open")
+            raise DataError("fill='next_open' needs positive prices, to split a return at the "
+                            f"open; those of '{name}' can be negative (allow_negative; lowest "
+                            f"{np.nanmin(low):g}): {remedy}", symbol=name, column="open")
+        apart = np.abs(np.log(close[:, i] / open_[:, i]))
+        if (apart == apart).sum() >= 20 and np.nanmedian(apart) > .2:
+            raise DataError(f"the opens of '{name}' are typically {np.nanmedian(apart):.0%} away "
+                            f"from its closes: adjust both for splits and dividends, or {remedy}",
+                            symbol=name, column="open")
 
 # %% ../nbs/06_backtest.ipynb #59d7f60d
 class _Tape(NamedTuple):
@@ -250,9 +255,9 @@ def _yearly_fees(borrow, bars, names, values):
     fees = _per_symbol(given, names, "borrow").to_numpy()
     short = (values < 0).any(axis=0)
     for i in np.flatnonzero((fees < 0) | (fees == np.inf) | (short & (fees != fees)))[:1]:
-        raise DataError(f"the borrow fee of '{names[i]}' is {fees[i]:g}: give a "
-                        "yearly fraction >= 0 for every symbol sold short, borrow=.005 or the "
-                        "column borrow of the instrument table", symbol=names[i], column="borrow", value=fees[i])
+        raise DataError(f"the borrow fee of '{names[i]}' is {fees[i]:g}: give a yearly fraction "
+                        ">= 0 for every symbol sold short, borrow=.005 or the column borrow of the "
+                        "instrument table", symbol=names[i], column="borrow", value=fees[i])
     return np.nan_to_num(fees)
 
 
