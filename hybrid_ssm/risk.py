@@ -380,7 +380,7 @@ class RiskPolicy:
     volatility_target: float = .10  # of the book at full conviction, per year, fraction
     max_weight: float = 1.  # largest |weight| of one symbol, times equity
     max_gross: float = 3.  # largest sum of |weight|, times equity
-    span: int = 60  # sessions of the volatilities; correlations and the correction use 4 times as many
+    span: int = 60  # sessions of the volatilities; what is slower uses 4 times as many
     buffer: float = 0.  # half width of the no-trade band, share of a symbol's risk budget
     signal: str = "position"  # 'position', or 'law' for 2 P(r > 0) - 1
     horizon: int = 1  # horizon of the law, sessions

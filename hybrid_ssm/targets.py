@@ -35,7 +35,7 @@ def known_at_close(
     given = close_times(table, "2020-01-15").notna().to_numpy()
     if not given.any():
         return np.ones((len(table),) * 2, bool)
-    kind, _ = pd.factorize(table.fillna("").astype(str).agg("|".join, axis=1))
+    kind, _ = pd.factorize(table.map(repr).agg("|".join, axis=1))
     first = np.unique(kind, return_index=True)[1]
     known = same_day_known(table.iloc[first]).to_numpy()[np.ix_(kind, kind)]
     known &= given[:, None] & given
