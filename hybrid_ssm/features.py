@@ -387,7 +387,7 @@ def efficiency(history:History, # one symbol
     return np.abs(rolling_sum(steps, sessions)) / rolling_sum(np.abs(steps), sessions)
 
 # %% ../nbs/01_features.ipynb #19c47b10
-@feature('drawdown_252', 'regime', 252, 'distance from the high of 252 rows, in volatilities of 252 rows',
+@feature('drawdown_252', 'regime', 252, 'loss since the high of 252 rows, in their volatility',
          'Grossman and Zhou (1993); George and Hwang (2004)', sessions=252)
 def drawdown(history:History, # one symbol
              sessions:int, # look-back of the high

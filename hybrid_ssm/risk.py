@@ -171,7 +171,7 @@ def own_returns(
 
 # %% ../nbs/07_risk.ipynb #b9f5a6ce
 _SLOW = 4  # correlations and the correction use this many times the span of the volatilities
-_PRIOR = 10  # joint sessions at which a correlation counts half, the average correlation the rest
+_PRIOR = 20  # joint sessions at which a correlation counts half, the average of all the rest
 _LEAST = .05  # of the variance that the book would have without correlations
 _MOST = 25.  # a session counts at most as so many expected ones
 
@@ -182,7 +182,7 @@ def _shrunk(products, squares, joint):
     trust = np.where(size > 0, joint / (joint + _PRIOR), 0.)
     np.fill_diagonal(trust, 0.)
     raw = products / np.where(size > 0, size, 1.)
-    average = max((trust * raw).sum() / max(trust.sum(), 1e-300), 0.)
+    average = max((trust * raw).sum() / max(len(raw) * (len(raw) - 1), 1), 0.)
     out = trust * raw + (1 - trust) * average
     np.fill_diagonal(out, 1.)
     return out
@@ -280,7 +280,8 @@ def _scales(held, views, index, bars, rule, lagged):
     else:
         past = late(_realised(evidence, variance[-1], rule.span), np.nan)
         total = np.where(np.isfinite(past), past, variance)
-    return np.where(total > 0, 1 / np.sqrt(np.where(total > 0, total, 1.)), 1.)
+    scale = np.where(total > 0, 1 / np.sqrt(np.where(total > 0, total, 1.)), np.nan)
+    return pd.DataFrame(scale.T).ffill().fillna(1.).to_numpy().T  # a flat book keeps the last one
 
 
 def _scaled(positions, bars, rule):

@@ -8,6 +8,7 @@ __all__ = ['MIN_VOLATILITY', 'volatility', 'known_at_close', 'direction', 'magni
 
 # %% ../nbs/01a_targets.ipynb #be5f8d73
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -27,20 +28,27 @@ def volatility(bars:Bars, # prices
     return spread.clip(lower=MIN_VOLATILITY).where(returns.notna())
 
 # %% ../nbs/01a_targets.ipynb #df3f8b79
+@lru_cache(maxsize=64)
+def _known(kinds):
+    "same_day_known of different closing times, each a row (close_time, timezone, close_utc)."
+    table = pd.DataFrame(list(kinds), columns=["close_time", "timezone", "close_utc"])
+    known = same_day_known(table).to_numpy()
+    given = close_times(table, "2020-01-15").notna().to_numpy()
+    return known & given[:, None] & given, given
+
+
 def known_at_close(
     bars:Bars, # close_time + timezone, or close_utc, in its instrument table; all may be absent
 )->np.ndarray: # bool, symbols x symbols; True everywhere where no symbol has a closing time
     "Row: at this symbol's close. Column: is that symbol's close of the same date known?"
     table = bars.instruments.reindex(columns=["close_time", "timezone", "close_utc"])
-    given = close_times(table, "2020-01-15").notna().to_numpy()
+    rows = [tuple(None if pd.isna(v) else v for v in row) for row in table.astype(object).to_numpy()]
+    kinds = tuple(dict.fromkeys(rows))
+    (known, given), kind = _known(kinds), [kinds.index(row) for row in rows]
     if not given.any():
         return np.ones((len(table),) * 2, bool)
-    kind, _ = pd.factorize(table.map(repr).agg("|".join, axis=1))
-    first = np.unique(kind, return_index=True)[1]
-    known = same_day_known(table.iloc[first]).to_numpy()[np.ix_(kind, kind)]
-    known &= given[:, None] & given
-    np.fill_diagonal(known, True)
-    return known
+    return known[np.ix_(kind, kind)] | np.eye(len(table), dtype=bool)
+
 
 # %% ../nbs/01a_targets.ipynb #8e7162d6
 def direction(r:np.ndarray, # returns, any shape, also a Series
