@@ -25,7 +25,7 @@ from .handler import Sequences
 from .hybrid import (LawHead, ModelOutput, PoolCache, PositionHead, SequenceModel,
                                VariableSelection, multi_scale)
 from .ssm import ConfigError, ModelInputError, SelectiveSSM, SSMState
-from .targets import volatility
+from .targets import known_at_close, volatility
 
 # %% ../nbs/04a_baselines.ipynb #3bbf10d3
 def tsmom(
@@ -103,7 +103,7 @@ def carry(
         raise DataError(f"carry needs a column 'carry' (annual roll yield); these bars have "
                         f"{sorted(bars.extras) or 'no extras'}: load a futures panel that has it, "
                         "or leave out carry, blend and rotated_blend", column="carry")
-    per_risk = bars.extras["carry"] / (volatility(bars) * np.sqrt(252))
+    per_risk = bars.extras["carry"] / (volatility(bars) * np.sqrt(bars.prices_per_year))
     smooth = _own_sessions(per_risk, lambda c: c.ewm(span=span, min_periods=span).mean())
     capped = (scalar * smooth).clip(-FORECAST_CAP, FORECAST_CAP) / FORECAST_CAP
     return capped.ffill(limit=21).where(bars.observed)
@@ -128,6 +128,31 @@ def rotated(
     return turned * np.linalg.norm(p) / max(np.linalg.norm(turned), 1e-300)
 
 # %% ../nbs/04a_baselines.ipynb #3afa516a
+class _Turn(NamedTuple):
+    "What each symbol knows of all positions and correlations at its close."
+    position: np.ndarray  # (groups, sessions, symbols), NaN = no opinion
+    group: np.ndarray  # group of each symbol
+    lagged: bool  # whether the correlations end a session earlier
+    identity: float  # share of the identity in the correlation matrix
+
+
+def _turned(turn, t, S):
+    "The rotated positions of one session."
+    out, known = np.full(len(S), np.nan), {}
+    for g in range(len(turn.position)):
+        p = turn.position[g, t]
+        i = np.flatnonzero(np.isfinite(p))
+        if not np.isfinite(p[turn.group == g]).any():
+            continue
+        if i.tobytes() not in known:
+            size = np.sqrt(S.diagonal()[i])
+            C = (1 - turn.identity) * S[np.ix_(i, i)] / np.outer(size, size)
+            known[i.tobytes()] = C + turn.identity * np.eye(len(i))
+        mine = turn.group[i] == g
+        out[i[mine]] = rotated(p[i], known[i.tobytes()])[mine].clip(-1, 1)
+    return out
+
+
 def decorrelated(
     positions:pd.DataFrame, # sessions x symbols in [-1, 1], NaN = no opinion
     bars:Bars, # with the sessions and symbols of `positions`
@@ -140,16 +165,17 @@ def decorrelated(
         raise DataError("positions have other sessions or symbols than the bars, or another "
                         "order: reindex them to bars.sessions and bars.symbols")
     z = (bars.returns / volatility(bars)).to_numpy()
-    known = np.isfinite(z).cumsum(0) >= history
-    p, S = positions.where(known).to_numpy(), np.zeros((z.shape[1],) * 2)
+    p = positions.where(np.isfinite(z).cumsum(0) >= history)
+    known, S = known_at_close(bars), np.zeros((z.shape[1],) * 2)
+    rows, group = np.unique(known, axis=0, return_inverse=True)
+    views = np.stack([np.where(k, p, p.shift()) for k in rows])
+    turn = _Turn(views, group.ravel(), not known.all(), identity)
     out = np.full(p.shape, np.nan)
     for t, now in enumerate(np.nan_to_num(z)):
-        S = (1 - 2 / (span + 1)) * S + np.outer(now, now)
-        if not len(i := np.flatnonzero(np.isfinite(p[t]))): continue
-        size = np.sqrt(S.diagonal()[i])
-        C = (1 - identity) * S[np.ix_(i, i)] / np.outer(size, size)
-        out[t, i] = rotated(p[t, i], C + identity * np.eye(len(i))).clip(-1, 1)
+        before, S = S, (1 - 2 / (span + 1)) * S + np.outer(now, now)
+        out[t] = _turned(turn, t, before if turn.lagged else S)
     return pd.DataFrame(out, positions.index, positions.columns)
+
 
 # %% ../nbs/04a_baselines.ipynb #bc915716
 def no_trade(
@@ -180,7 +206,10 @@ def equal_weight(
 )->pd.DataFrame: # sessions x symbols; rows sum to 1 (0 where there is no symbol at all)
     "The same share of the equity in every symbol that is traded."
     alive = bars.observed.rolling(patience, min_periods=1).max()
+    if not known_at_close(bars).all():  # who trades on this date is not known at every close
+        alive = alive.shift(fill_value=0.)
     return alive.div(alive.sum(axis=1).clip(lower=1), axis=0)
+
 
 # %% ../nbs/04a_baselines.ipynb #2d0f6fe7
 def buy_and_hold(

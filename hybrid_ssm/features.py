@@ -23,7 +23,8 @@ from importlib.util import find_spec
 import numpy as np
 import pandas as pd
 
-from .data import Bars, DataError, nearest
+from .data import (DAYS_PER_YEAR, SESSIONS_PER_YEAR, Bars, DataError, nearest,
+                              prices_per_year)
 
 # %% ../nbs/01_features.ipynb #6f3eed3f
 def _roll(state, window, join):
@@ -198,8 +199,15 @@ def _usable(name, value):
     return np.isfinite(value) & ((value > 0) | (not positive))
 
 # %% ../nbs/01_features.ipynb #a5b4dab3
+def _prices_per_year(bars):
+    "Prices a year of each symbol, counted over the rows of sigma; 252 on its first row."
+    if bars.periods is not None: return bars.close * 0 + bars.periods
+    rate = prices_per_year(bars.level > 0, SIGMA_SESSIONS, 1)
+    return rate.fillna(float(SESSIONS_PER_YEAR))
+
 def _column(bars, name):
     "The frame behind an input name, or None where the source has none."
+    if name == 'prices_per_year': return _prices_per_year(bars).to_numpy(float)
     prices = ('open', 'high', 'low', 'close', 'volume')
     frame = getattr(bars, name) if name in prices else bars.extras.get(name)
     if frame is None: return None
@@ -351,11 +359,12 @@ def rsi(history:History, # one symbol
 # %% ../nbs/01_features.ipynb #67ebfddf
 @feature('carry', 'technical', 64, 'annual roll yield, in annual volatilities',
          'Koijen, Moskowitz, Pedersen and Vrugt (2018)',
-         inputs=('close', 'carry'))
+         inputs=('close', 'carry', 'prices_per_year'))
 def carry_to_risk(history:History, # one symbol
                  )->np.ndarray: # (n,)
     "Carry a year divided by volatility a year."
-    return history.columns['carry'] / (history.sigma * np.sqrt(252))
+    per_year = history.sigma * np.sqrt(history.columns['prices_per_year'])
+    return history.columns['carry'] / per_year
 
 # %% ../nbs/01_features.ipynb #8e566983
 @feature('volatility_ratio_21_252', 'regime', 253, 'volatility of a month against a year, log',
@@ -378,7 +387,7 @@ def efficiency(history:History, # one symbol
     return np.abs(rolling_sum(steps, sessions)) / rolling_sum(np.abs(steps), sessions)
 
 # %% ../nbs/01_features.ipynb #19c47b10
-@feature('drawdown_252', 'regime', 252, 'distance from the high of a year, in annual volatilities',
+@feature('drawdown_252', 'regime', 252, 'loss since the high of 252 rows, in their volatility',
          'Grossman and Zhou (1993); George and Hwang (2004)', sessions=252)
 def drawdown(history:History, # one symbol
              sessions:int, # look-back of the high
@@ -845,18 +854,21 @@ def _one_session(bar, symbols, session):
     names = ('open', 'high', 'low', 'close', 'volume', 'excess')
     frames = {n: getattr(bar, n) for n in names} | bar.extras
     row = lambda frame: frame.reindex(columns=symbols).to_numpy(float)[0]
-    return {n: row(f) for n, f in frames.items() if f is not None}
+    day = np.full(len(symbols), bar.sessions[0].toordinal(), float)
+    return {n: row(f) for n, f in frames.items() if f is not None} | {'day': day}
 
 # %% ../nbs/01_features.ipynb #64257fe6
 class _Levels:
-    "Level, return and sigma of each symbol, carried from bar to bar."
+    "Level, return, sigma and prices a year of each symbol, carried from bar to bar."
     def __init__(self, bars, own):
         last = lambda x: x[-1] if len(x) else np.nan
         self.excess = bars.excess is not None
         self.index = bars.level.ffill().iloc[-1].fillna(1.).to_numpy(float)
         self.level = np.array([last(h.level) for h in own])
         self.recent = [_Rows(h.returns[None], SIGMA_SESSIONS) for h in own]
-        self.rows = np.array([len(h.rows) for h in own])
+        self.rows, self.periods = np.array([len(h.rows) for h in own]), bars.periods
+        days = bars.sessions.map(lambda d: float(d.toordinal())).to_numpy()
+        self.days = [_Rows(days[h.rows][None], SIGMA_SESSIONS + 1) for h in own]
 
     def update(self, column):
         "Level, return, sigma and who has a row."
@@ -868,9 +880,19 @@ class _Levels:
         returns, sigma = level / self.level - 1, np.full(len(level), np.nan)
         for j in np.flatnonzero(seen):
             self.recent[j].append(returns[j])
+            self.days[j].append(column['day'][j])
             sigma[j] = rolling_std(self.recent[j].last(SIGMA_SESSIONS)[0], SIGMA_SESSIONS)[-1]
         self.level, self.rows = np.where(seen, level, self.level), self.rows + seen
         return level, np.where(seen, returns, np.nan), sigma, seen
+
+    def prices_per_year(self):
+        "Prices a year of each symbol, as `histories` counts them."
+        if self.periods is not None: return np.full(len(self.rows), float(self.periods))
+        out = np.full(len(self.rows), float(SESSIONS_PER_YEAR))
+        for j, days in enumerate(self.days):
+            at = days.last(SIGMA_SESSIONS + 1)[0]
+            if len(at) > 1: out[j] = (len(at) - 1) / max(at[-1] - at[0], 1.) * DAYS_PER_YEAR
+        return out
 
 # %% ../nbs/01_features.ipynb #561e7938
 class LiveFeatures:
@@ -894,6 +916,7 @@ class LiveFeatures:
         "Take in one bar and return the features of its session."
         column = _one_session(bar, self.symbols, self.session)
         level, returns, sigma, seen = self.levels.update(column)
+        column['prices_per_year'] = self.levels.prices_per_year()
         column = {n: column.get(n, np.full(len(seen), np.nan)) for n in self.inputs}
         out = np.full((len(self.symbols), len(self.names)), np.nan)
         with np.errstate(divide='ignore', invalid='ignore'):

@@ -404,8 +404,8 @@ class SwitchingFit:
     stay: tuple        # probability to remain in each state for another session
 
     def _repr_html_(self):
-        "Annual figures of both states."
-        table = pd.DataFrame({'volatility a year': np.sqrt(np.array(self.variance) * 252),
+        "Volatility of 252 returns in both states."
+        table = pd.DataFrame({'volatility of 252 rows': np.sqrt(np.array(self.variance) * 252),
                               'stay': self.stay}, ['calm', 'turmoil'])
         return f'<p>after {self.rows} returns</p>' + table.to_html(float_format='{:.3f}'.format)
 

@@ -377,56 +377,56 @@ def ulcer(history:History, # one symbol
     return np.sqrt(_mean(loss ** 2, sessions))
 
 # %% ../nbs/01e_technical.ipynb #689c54e2
-def _annual(variance):
+def _of_252_rows(variance):
     return np.sqrt(252 * variance)
 
-@feature('parkinson_21', 'technical', 21, 'annual volatility from highs and lows',
+@feature('parkinson_21', 'technical', 21, 'volatility of 252 rows from highs and lows',
          'Parkinson (1980)', inputs=_HLC, sessions=21)
 def parkinson(history:History, # one symbol
               sessions:int, # look-back
-             )->np.ndarray: # (n,) a year
+             )->np.ndarray: # (n,) of 252 rows
     "Parkinson's volatility."
     span = np.log(history.columns['high'] / history.columns['low'])
-    return _annual(_mean(span ** 2, sessions) / (4 * np.log(2)))
+    return _of_252_rows(_mean(span ** 2, sessions) / (4 * np.log(2)))
 
 # %% ../nbs/01e_technical.ipynb #9b305177
 _RANGE = dict(family='technical', inputs=_OHLC, sessions=21)
 
-@feature('garman_klass_21', warm_up=21, meaning='annual volatility from ranges and closes',
+@feature('garman_klass_21', warm_up=21, meaning='volatility of 252 rows from ranges and closes',
          source='Garman and Klass (1980)', **_RANGE)
 def garman_klass(history:History, # one symbol
                  sessions:int, # look-back
-                )->np.ndarray: # (n,) a year
+                )->np.ndarray: # (n,) of 252 rows
     "Garman and Klass's volatility."
     o, h, l, c = (history.columns[n] for n in ('open', 'high', 'low', 'close'))
     day = .5 * np.log(h / l) ** 2 - (2 * np.log(2) - 1) * np.log(c / o) ** 2
-    return _annual(_mean(day, sessions))
+    return _of_252_rows(_mean(day, sessions))
 
 # %% ../nbs/01e_technical.ipynb #16f06414
 def _rogers_satchell(o, h, l, c):
     return np.log(h / c) * np.log(h / o) + np.log(l / c) * np.log(l / o)
 
 @feature('rogers_satchell_21', warm_up=21,
-         meaning='annual volatility from ranges, whatever the drift',
+         meaning='volatility of 252 rows from ranges, whatever the drift',
          source='Rogers and Satchell (1991)', **_RANGE)
 def rogers_satchell(history:History, # one symbol
                     sessions:int, # look-back
-                   )->np.ndarray: # (n,) a year
+                   )->np.ndarray: # (n,) of 252 rows
     "Rogers and Satchell's volatility."
     prices = (history.columns[n] for n in ('open', 'high', 'low', 'close'))
-    return _annual(_mean(_rogers_satchell(*prices), sessions))
+    return _of_252_rows(_mean(_rogers_satchell(*prices), sessions))
 
 # %% ../nbs/01e_technical.ipynb #34fd5446
-@feature('yang_zhang_21', warm_up=22, meaning='annual volatility from nights and ranges',
+@feature('yang_zhang_21', warm_up=22, meaning='volatility of 252 rows from nights and ranges',
          source='Yang and Zhang (2000)', **_RANGE)
 def yang_zhang(history:History, # one symbol
                sessions:int, # look-back
-              )->np.ndarray: # (n,) a year
+              )->np.ndarray: # (n,) of 252 rows
     "Yang and Zhang's volatility."
     o, h, l, c = candles(history, 'open', 'high', 'low')
     k = .34 / (1.34 + (sessions + 1) / (sessions - 1))
     night, day = (rolling_std(np.log(x), sessions) ** 2 for x in (o / earlier(c), c / o))
-    return _annual(night + k * day + (1 - k) * _mean(_rogers_satchell(o, h, l, c), sessions))
+    return _of_252_rows(night + k * day + (1 - k) * _mean(_rogers_satchell(o, h, l, c), sessions))
 
 # %% ../nbs/01e_technical.ipynb #2588b979
 _MOMENTS = dict(family='technical', source='Amaya, Christoffersen, Jacobs and Vasquez (2015)')
