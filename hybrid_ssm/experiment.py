@@ -583,6 +583,12 @@ class Task:
         "Whether its forecast is on disk."
         return (self.folder(run) / "forecast.parquet").exists()
 
+# %% ../nbs/08_experiment.ipynb #3beb8b78
+def _read_json(
+    path:Path, # of a file that `write_json` wrote
+)->dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
 # %% ../nbs/08_experiment.ipynb #f35561fc
 def all_tasks(
     config:Config, # models and seeds
@@ -1106,12 +1112,6 @@ def write_json(
 )->None: # replaces the file in one step
     "Write JSON atomically."
     write_atomic(path, json.dumps(tree, indent=1, default=str))
-
-
-def _read_json(
-    path:Path, # of a file that `write_json` wrote
-)->dict:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 # %% ../nbs/08_experiment.ipynb #ea9c210c
 @contextmanager
