@@ -55,9 +55,10 @@ def file_stem(
         stem = f"{stem[:longest - 33]}~{hashlib.sha256(content).hexdigest()[:32].upper()}"
     return stem
 
-# %% ../nbs/00b_store.ipynb #959b6970
+# %% ../nbs/00b_store.ipynb #93ad067c
+_BUSY = "locked by another process"
 _ANSWERS = {  # primary result codes of SQLite -> rule, remedy
-    5: ("locked by another process", "wait until it is done, or raise lock_timeout"),
+    5: (_BUSY, "wait until it is done, or raise lock_timeout"),
     8: ("cannot be written", "check the permissions of the folder"),
     13: ("disk is full", "free some space and repeat the call"),
     14: ("cannot be opened", "check the path and the permissions of the folder")}
@@ -124,7 +125,7 @@ def _check_layout(
         raise StoreError(Failure("database is damaged", remedy=_CLEAR,
                                  value=f"{database.path} (not the tables of a store)"))
 
-# %% ../nbs/00b_store.ipynb #7ead486f
+# %% ../nbs/00b_store.ipynb #98927f74
 def _begin(
     path:Path, # of a database that exists
     timeout:float,
@@ -142,7 +143,7 @@ def _begin(
             return database
         except BaseException as error:
             database.close()
-            busy = isinstance(error, StoreError) and error.rule == _ANSWERS[5][0]
+            busy = isinstance(error, StoreError) and error.rule == _BUSY
             if not busy or time.monotonic() > until:
                 raise
             time.sleep(.01)  # another connection is the first or the last one just now
@@ -419,7 +420,7 @@ def reading(
     with transaction(path, timeout) as database:
         yield database, read_index(database, mark)
 
-# %% ../nbs/00b_store.ipynb #a179c9b8
+# %% ../nbs/00b_store.ipynb #3001dae6
 @contextmanager
 def symbol_lock(
     folder:Path, # of one source
@@ -427,11 +428,18 @@ def symbol_lock(
     timeout:float=120., # seconds to wait
 )->Iterator: # raises StoreError when the time is up
     "Be the only one that fetches a symbol."
-    path = folder / "fetching" / file_stem(symbol)
+    path, until = folder / "fetching" / file_stem(symbol), time.monotonic() + timeout
     path.parent.mkdir(parents=True, exist_ok=True)
-    database = Database(path, timeout, mode="rwc")
+    database = Database(path, 0., mode="rwc")
     try:
-        database.ask("BEGIN EXCLUSIVE")
+        while True:
+            try:
+                database.ask("BEGIN EXCLUSIVE")
+                break
+            except StoreError as error:
+                if error.rule != _BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(.005)
         yield
     finally:
         database.close()
