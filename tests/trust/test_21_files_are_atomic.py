@@ -221,7 +221,7 @@ def numbered(value):
     return lambda symbol, start=None: RawBars(symbol, table, days[-1])
 
 
-def rewrite(folder, ready, planted):
+def rewrite(folder, ready, first, planted):
     "Change two symbols of a store again and again until killed"
     if planted:
         real = store_room.write_raw
@@ -232,7 +232,7 @@ def rewrite(folder, ready, planted):
             database.ask("BEGIN IMMEDIATE")
             return facts
         store_room.write_raw = in_two_steps
-    for value in count(2):
+    for value in count(first):
         store_room.SnapshotStore(folder, "replay", fetch=numbered(value)).update(["A", "B"], refresh=True)
         ready.set()
 
@@ -242,10 +242,10 @@ def guard_store_kills(folder, kills, planted=False):
     store_room.SnapshotStore(folder, "replay", fetch=numbered(1)).update(["A", "B"])
     store = store_room.SnapshotStore(folder, "replay", offline=True)
     context, rng, seen = multiprocessing.get_context("forkserver"), np.random.default_rng(0), []
-    context.set_forkserver_preload(["hybrid_ssm.callbacks", "hybrid_ssm.store"])
+    context.set_forkserver_preload(["hybrid_ssm.callbacks", "hybrid_ssm.store", "pyarrow.parquet", "pyarrow.dataset"])
     for kill in range(kills):
         ready = context.Event()
-        writer = context.Process(target=rewrite, args=(folder, ready, planted), daemon=True)
+        writer = context.Process(target=rewrite, args=(folder, ready, 1000 * kill + 2, planted), daemon=True)
         writer.start()
         assert ready.wait(120), "the writer never wrote"
         time.sleep(rng.uniform(0, .06))
@@ -258,10 +258,10 @@ def guard_store_kills(folder, kills, planted=False):
             raise AssertionError(f"kill {kill}: unreadable: {error}") from error
         assert len(tables) == 2 and all(len(t) == 500 and t["close"].nunique() == 1 for t in tables), "a half"
         assert all((t["close"] == t["volume"]).all() for t in tables) and sound == []
-        seen += [t["close"].iloc[0] for t in tables]
+        seen += [int(t["close"].iloc[0]) - 1000 * kill for t in tables]
     left = {p.name for p in store.folder.iterdir() if not p.name.endswith((".part", "-wal", "-shm"))}
     assert left == {"fetching", "store.sqlite", "store.sqlite-mark"}
-    return f"{kills} SIGKILLs of a process that changes a store, 0 unreadable, {len(set(seen))} different states found"
+    return f"{kills} SIGKILLs of a process that changes a store, 0 unreadable, killed in change {min(seen)} to {max(seen)}"
 
 
 def test_ten_kills_of_a_store(tmp_path, tell):

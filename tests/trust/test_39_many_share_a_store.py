@@ -21,7 +21,7 @@ from hybrid_ssm.store import SnapshotStore
 SYMBOLS = ("KO", "BRK/A", "^GSPC")
 CONTEXT = multiprocessing.get_context("forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn")
 if CONTEXT.get_start_method() == "forkserver":
-    CONTEXT.set_forkserver_preload(["hybrid_ssm.store", "pytest"])
+    CONTEXT.set_forkserver_preload(["hybrid_ssm.store", "pytest", "pyarrow.parquet", "pyarrow.dataset"])
 
 
 def source(folder):
