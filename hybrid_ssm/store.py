@@ -18,7 +18,7 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from html import escape
@@ -124,7 +124,7 @@ def _exists(
         raise StoreError(Failure("database is missing", value=str(path), remedy=_CLEAR))
     return path.exists()
 
-# %% ../nbs/00b_store.ipynb #960f3354
+# %% ../nbs/00b_store.ipynb #ac43c48a
 _APPLICATION, _SCHEMA = 0x68737331, 1  # in the header of the file: whose it is, and its layout
 _TABLES = (
     "CREATE TABLE versions (id INTEGER PRIMARY KEY, symbol BLOB, version INTEGER, sha256 TEXT, "
@@ -177,7 +177,8 @@ def create_database(
             raise StoreError(Failure("cannot be created", value=f"{path} ({error})",
                                      remedy="choose a folder on a local disk")) from error
     for left in path.parent.glob(".*.new"):  # this one, and those of processes that were killed
-        left.unlink(missing_ok=True)
+        with suppress(OSError):  # on Windows one that is just being written
+            left.unlink()
 
 # %% ../nbs/00b_store.ipynb #b1a08d8a
 def _check_settings(
