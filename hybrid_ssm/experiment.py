@@ -45,7 +45,7 @@ from .figures import (
     rolling_sharpe_figure)
 from .forecast import Forecast, average_forecasts, concat_forecasts, read_forecast
 from .handler import FinancialDataHandler, input_arrays
-from .hybrid import CONTROLS, COUPLINGS, HybridFinancialModel
+from .hybrid import CONTROLS, COUPLINGS, HybridFinancialModel, seeded
 from .metrics import LeagueTable, league_table, sharpe, sharpe_difference
 from .report import Section, write_report
 from .risk import RiskPolicy
@@ -457,8 +457,7 @@ def make_trainer(
     task:Task, # which model and seed
 )->ModelTrainer: # untrained; its initial weights depend on the seed alone
     "The trainer of one task."
-    torch.manual_seed(task.seed)
-    model = STRATEGIES[task.model].build(config)
+    with seeded(task.seed): model = STRATEGIES[task.model].build(config)
     start, end = (f"{s:%Y-%m-%d}" for s in market.sessions[[0, -1]])
     return ModelTrainer(model, start, end, data=market.handler, seed=task.seed)
 

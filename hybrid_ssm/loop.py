@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from .handler import Sequences
 from .hybrid import ModelOutput
-from .ssm import ModelInputError
+from .ssm import ConfigError, ModelInputError
 from .losses import Batch, JointLoss, LossParts
 
 # %% ../nbs/04d_loop.ipynb #420961e2
-class TrainerError(ValueError):
+class TrainerError(ConfigError):
     "A model, its training data and the options of a run do not fit together"
 
 # %% ../nbs/04d_loop.ipynb #c626c3d7
@@ -63,6 +63,7 @@ class History:
     rows: list = field(default_factory=list)  # dicts: epoch, train, valid, ...
     floor: int = 0  # epochs before this one cannot be the best
     smooth: int = 1  # the criterion is the mean validation loss over this many epochs
+    start: float | None = None  # validation loss of the trained weights that the run began with
 
     @property
     def frame(self)->pd.DataFrame:
@@ -78,20 +79,26 @@ class History:
 
     @property
     def best_epoch(self)->int:
-        "The epoch with the lowest criterion; raises TrainerError before the first one."
+        "The epoch with the lowest criterion; -1 = the run began with better weights than any."
         if not self.rows:
             raise TrainerError("no epoch has been finished yet: call train_model first")
-        return self.rows[int(np.argmin(self.criterion()))]["epoch"]
+        reached = self.criterion()
+        if self.start is not None and self.start <= min(reached):
+            return -1
+        return self.rows[int(np.argmin(reached))]["epoch"]
 
     def __repr__(self):
-        done = f"best: {self.best_epoch}" if self.rows else "none finished"
-        return f"History({len(self.rows)} epochs, {done})"
+        if not self.rows:
+            return f"History({len(self.rows)} epochs, none finished)"
+        best = self.best_epoch
+        named = best if best >= 0 else f"none, the weights before them had {self.start:.4f}"
+        return f"History({len(self.rows)} epochs, best: {named})"
 
     def _repr_html_(self):
         if not self.rows:
             return "<b>History</b> no epoch finished"
-        head = f"<b>History</b> {len(self.rows)} epochs, best: {self.best_epoch}"
-        return head + self.frame.tail(12).to_html(float_format="{:.4f}".format)
+        table = self.frame.tail(12).to_html(float_format="{:.4f}".format)
+        return f"<b>History</b> {repr(self)[8:-1]}{table}"
 
 # %% ../nbs/04d_loop.ipynb #60a51219
 class _Steps:
