@@ -431,7 +431,7 @@ def importance_figure(
     ax.axvline(1 / len(used), color=PALETTE[1], linewidth=1.4, linestyle="--")
     _note(ax, f"weight of the variable selection; dashed: equal shares of the {len(used)} observed"
           + (f"; bars: ±1 standard deviation over {len(rows)} runs" if spread is not None else "")
-          + (f"; never observed: {_listed(blank)}" if len(blank) else ""))
+          + (f"\nnever observed: {_listed(blank)}" if len(blank) else ""))
     return figure
 
 

@@ -68,63 +68,9 @@ def _frames(
         out |= {f"{quantity}_{h}": f for h, f in getattr(forecast, quantity).items()}
     return out | dict(forecast.regime)
 
-# %% ../nbs/04c_forecast.ipynb #9278e1e0
-class _LawReadings:
-    "The readings of the predictive law, shared by every `Forecast`."
-
-    def _law(self, horizon, names):
-        if horizon not in self.mean:
-            raise DataError(f"horizon {horizon} was not forecast: choose one of {self.horizons}")
-        return [getattr(self, n)[horizon] for n in names]
-
-    def _like(self, values):
-        return pd.DataFrame(values, index=self.sessions, columns=self.symbols)
-
-    def direction(self, horizon:int=1)->pd.DataFrame:
-        "Probability of a positive return over `horizon` sessions."
-        return self._like(law_direction(*self._law(horizon, ("mean", "scale", "df"))))
-
-    def magnitude(self, horizon:int=1)->pd.DataFrame:
-        "Expected absolute volatility-scaled return over `horizon` sessions."
-        return self._like(law_magnitude(*self._law(horizon, ("mean", "scale", "df"))))
-
-    def uncertainty(self, horizon:int=1)->pd.DataFrame:
-        "Standard deviation of the volatility-scaled return over `horizon` sessions."
-        return self._like(law_uncertainty(*self._law(horizon, ("scale", "df"))))
-
-# %% ../nbs/04c_forecast.ipynb #476b0248
-class _Storage:
-    "Selection, storage and display, shared by every `Forecast`."
-
-    def window(self, start=None, end=None):
-        "The same forecast restricted to sessions from `start` to `end`, both included."
-        first, last = parse_day(start, "start"), parse_day(end, "end")
-        if not len(self.sessions[self.sessions.slice_indexer(first, last)]):
-            have = f"{self.sessions[0]:%Y-%m-%d} to {self.sessions[-1]:%Y-%m-%d}"
-            raise DataError(f"no session from {start} to {end}: choose dates within {have}",
-                            rule="empty range", value=(start, end))
-        return _rebuild({n: f.loc[first:last] for n, f in _frames(self).items()})
-
-    def to_parquet(self, path)->Path:
-        "Write all tables into one parquet file and return its path."
-        frames = {n: f.rename_axis(index="session", columns="symbol").stack(future_stack=True)
-                  for n, f in _frames(self).items()}
-        table = pd.DataFrame(frames).reset_index()
-        return write_atomic(path, partial(table.to_parquet, index=False))
-
-    def __repr__(self):
-        laws = ", ".join(map(str, self.horizons)) or "none"
-        return (f"Forecast({len(self.sessions):,} sessions x {len(self.symbols)} symbols, "
-                f"{self.sessions[0]:%Y-%m-%d} to {self.sessions[-1]:%Y-%m-%d}; laws at horizons: "
-                f"{laws}; regimes: {len(self.regime)}; "
-                f"mean |position| {self.position.abs().mean().mean():.2f})")
-
-    def _repr_html_(self):
-        return f"<b>Forecast</b> {repr(self)[9:-1]}"
-
 # %% ../nbs/04c_forecast.ipynb #bd985fd4
 @dataclass(frozen=True, eq=False, repr=False)
-class Forecast(_LawReadings, _Storage):
+class Forecast:
     "What a model said about every symbol in every session."
     position: pd.DataFrame  # sessions x symbols in [-1, 1]; NaN where there is no opinion
     mean: dict = field(default_factory=dict)  # horizon -> frame of mu, volatility-scaled
@@ -152,6 +98,52 @@ class Forecast(_LawReadings, _Storage):
     def horizons(self)->tuple:
         "The horizons that carry a predictive law, in sessions."
         return tuple(sorted(self.mean))
+
+    def _law(self, horizon, names):
+        if horizon not in self.mean:
+            raise DataError(f"horizon {horizon} was not forecast: choose one of {self.horizons}")
+        return [getattr(self, n)[horizon] for n in names]
+
+    def _like(self, values):
+        return pd.DataFrame(values, index=self.sessions, columns=self.symbols)
+
+    def direction(self, horizon:int=1)->pd.DataFrame:
+        "Probability of a positive return over `horizon` sessions."
+        return self._like(law_direction(*self._law(horizon, ("mean", "scale", "df"))))
+
+    def magnitude(self, horizon:int=1)->pd.DataFrame:
+        "Expected absolute volatility-scaled return over `horizon` sessions."
+        return self._like(law_magnitude(*self._law(horizon, ("mean", "scale", "df"))))
+
+    def uncertainty(self, horizon:int=1)->pd.DataFrame:
+        "Standard deviation of the volatility-scaled return over `horizon` sessions."
+        return self._like(law_uncertainty(*self._law(horizon, ("scale", "df"))))
+
+    def window(self, start=None, end=None):
+        "The same forecast restricted to sessions from `start` to `end`, both included."
+        first, last = parse_day(start, "start"), parse_day(end, "end")
+        if not len(self.sessions[self.sessions.slice_indexer(first, last)]):
+            have = f"{self.sessions[0]:%Y-%m-%d} to {self.sessions[-1]:%Y-%m-%d}"
+            raise DataError(f"no session from {start} to {end}: choose dates within {have}",
+                            rule="empty range", value=(start, end))
+        return _rebuild({n: f.loc[first:last] for n, f in _frames(self).items()})
+
+    def to_parquet(self, path)->Path:
+        "Write all tables into one parquet file and return its path."
+        frames = {n: f.rename_axis(index="session", columns="symbol").stack(future_stack=True)
+                  for n, f in _frames(self).items()}
+        table = pd.DataFrame(frames).reset_index()
+        return write_atomic(path, partial(table.to_parquet, index=False))
+
+    def __repr__(self):
+        laws = ", ".join(map(str, self.horizons)) or "none"
+        return (f"Forecast({len(self.sessions):,} sessions x {len(self.symbols)} symbols, "
+                f"{self.sessions[0]:%Y-%m-%d} to {self.sessions[-1]:%Y-%m-%d}; laws at horizons: "
+                f"{laws}; regimes: {len(self.regime)}; "
+                f"mean |position| {self.position.abs().mean().mean():.2f})")
+
+    def _repr_html_(self):
+        return f"<b>Forecast</b> {repr(self)[9:-1]}"
 
 # %% ../nbs/04c_forecast.ipynb #5ee80f9f
 def _rebuild(

@@ -100,27 +100,9 @@ class History:
         table = self.frame.tail(12).to_html(float_format="{:.4f}".format)
         return f"<b>History</b> {repr(self)[8:-1]}{table}"
 
-# %% ../nbs/04d_loop.ipynb #60a51219
-class _Steps:
-    @property
-    def judged(self)->nn.Module: # what is validated and kept
-        "The model with averaged weights where there are such, else the model itself."
-        return self.model if self.average is None else self.average.module
-
-    def ready(self)->None:
-        "Before a step: dropout on, no gradient left of whatever was before."
-        self.model.train()
-        self.optimizer.zero_grad()
-
-    def clipped(self)->None: # raises TrainerError where a gradient is no number
-        "After a gradient: no longer than `clip`."
-        if not nn.utils.clip_grad_norm_(weights(self), self.clip).isfinite():
-            raise TrainerError(f"the gradient of step {self.step} is no number: lower the learning "
-                               "rate or look at the objective; the weights are those before it")
-
 # %% ../nbs/04d_loop.ipynb #54329be1
 @dataclass
-class Run(_Steps):
+class Run:
     "The state of a training run that callbacks may read; `stop` they may also set."
     model: nn.Module
     epochs: int  # asked for
@@ -139,6 +121,22 @@ class Run(_Steps):
     history: History = field(default_factory=History)
     facts: dict = field(default_factory=dict)  # what a checkpoint must agree with, plain values
     main: bool = True  # whether this process writes files and shows progress
+
+    @property
+    def judged(self)->nn.Module: # what is validated and kept
+        "The model with averaged weights where there are such, else the model itself."
+        return self.model if self.average is None else self.average.module
+
+    def ready(self)->None:
+        "Before a step: dropout on, no gradient left of whatever was before."
+        self.model.train()
+        self.optimizer.zero_grad()
+
+    def clipped(self)->None: # raises TrainerError where a gradient is no number
+        "After a gradient: no longer than `clip`."
+        if not nn.utils.clip_grad_norm_(weights(self), self.clip).isfinite():
+            raise TrainerError(f"the gradient of step {self.step} is no number: lower the learning "
+                               "rate or look at the objective; the weights are those before it")
 
 # %% ../nbs/04d_loop.ipynb #09ad2b50
 class Callback:

@@ -756,32 +756,8 @@ def _all_different(members):
         raise TrainerError("build() gives the same weights under every seed: build a fresh model "
                            "inside of it, whose weights the ensemble then seeds")
 
-# %% ../nbs/05_trainer.ipynb #fa4c46e8
-class _Members:
-    "What an ensemble says and writes"
-    def __repr__(self):
-        one = next(iter(self.members.values()))
-        return f"Ensemble of {len(self.members)}: seeds {[*self.members]}, each a {one!r}"
-
-    def predict_each(self, panel:FeaturePanel|None=None)->list: # of Forecast, one per member
-        "What every member says: for `uncertainty_parts` and `mixture_cdf`."
-        return [m.predict(panel) for m in self.members.values()]
-
-    def predict(self, panel:FeaturePanel|None=None)->Forecast:
-        "What they say together: mean positions, and a law that is wider where they disagree."
-        return average_forecasts(self.predict_each(panel))
-
-    def save(self, folder:str|Path)->Path:
-        "One folder per member; return the folder."
-        if int(os.environ.get("RANK", 0)):  # one of several processes writes
-            return Path(folder)
-        for seed, m in self.members.items():
-            m.save(Path(folder) / f"seed{seed}")
-        write_atomic(Path(folder) / "ensemble.json", json.dumps(dict(seeds=[*self.members])))
-        return Path(folder)
-
 # %% ../nbs/05_trainer.ipynb #7046dc85
-class Ensemble(_Members):
+class Ensemble:
     "The same model, trained from several seeds, that speaks as one."
 
     def __init__(self,
@@ -812,6 +788,27 @@ class Ensemble(_Members):
         bar = tqdm(self.members.items(), "seeds", disable=not options.get("progress", True))
         return {seed: m.train_model(epochs, learning_rate, checkpoint=folder(seed),
                                     **copy.deepcopy(options)) for seed, m in bar}
+
+    def __repr__(self):
+        one = next(iter(self.members.values()))
+        return f"Ensemble of {len(self.members)}: seeds {[*self.members]}, each a {one!r}"
+
+    def predict_each(self, panel:FeaturePanel|None=None)->list: # of Forecast, one per member
+        "What every member says: for `uncertainty_parts` and `mixture_cdf`."
+        return [m.predict(panel) for m in self.members.values()]
+
+    def predict(self, panel:FeaturePanel|None=None)->Forecast:
+        "What they say together: mean positions, and a law that is wider where they disagree."
+        return average_forecasts(self.predict_each(panel))
+
+    def save(self, folder:str|Path)->Path:
+        "One folder per member; return the folder."
+        if int(os.environ.get("RANK", 0)):  # one of several processes writes
+            return Path(folder)
+        for seed, m in self.members.items():
+            m.save(Path(folder) / f"seed{seed}")
+        write_atomic(Path(folder) / "ensemble.json", json.dumps(dict(seeds=[*self.members])))
+        return Path(folder)
 
 # %% ../nbs/05_trainer.ipynb #176badb0
 def load_ensemble(
