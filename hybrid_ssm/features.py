@@ -277,7 +277,7 @@ def feature(name:str, # unique name, with its look-back in sessions
             step:int=1, # across assets: compute on every step-th session and hold
             memory:int=None, # rows the live form keeps; None = warm_up, or all if it never forgets
             live:Callable=None, # carries the state in the live form, see LiveFeatures
-            symbols:int=None, # with fewer it is masked; None = 2 where it looks across assets, else 1
+            symbols:int=None, # with fewer it is masked; None = 2 across assets, else 1
             **settings, # passed on to the function
            )->Callable: # a decorator that leaves the function as it is
     "Enter the function below into FEATURES."
@@ -287,8 +287,7 @@ def feature(name:str, # unique name, with its look-back in sessions
         raise ValueError(f'{name!r} has step={step}: only cross_section=True may skip sessions')
     def enter(function):
         known = FEATURES.get(name)
-        again = known and known.function.func.__name__ == function.__name__   # a cell run twice
-        if known and not again:
+        if known and known.function.func.__name__ != function.__name__:   # a cell may run twice
             raise ValueError(f'feature {name!r} exists already: choose another name')
         FEATURES[name] = Feature(
             name, family, tuple(inputs), warm_up, int(cross_section), meaning, source,

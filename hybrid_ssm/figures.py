@@ -438,7 +438,8 @@ def importance_figure(
 def _listed(
     names:pd.Index, # at least one
 )->str: # the first three and how many more
-    return ", ".join(map(str, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(str, names[:3])) + more
 
 # %% ../nbs/06b_figures.ipynb #29a38c69
 def regime_colors(

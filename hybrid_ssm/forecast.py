@@ -226,7 +226,7 @@ def match_regimes(
 def average_forecasts(
     forecasts:Sequence, # of Forecast on one grid, e.g. one per seed
 )->Forecast: # mean positions; law matched to the mixture's first two moments
-    "The ensemble of several forecasts; regimes get the labels of the first before they are averaged."
+    "The ensemble of several forecasts; regimes are averaged under the labels of the first."
     first = _one_grid(forecasts)
     laws = {h: _pool(forecasts, h) for h in first.horizons}
     mean, scale, df = ({h: law[i] for h, law in laws.items()} for i in range(3))

@@ -78,24 +78,33 @@ class Sequences:
         return np.stack(rows) if rows else np.empty((0, self.length, *table.shape[2:]), table.dtype)
 
     @property
-    def x(self)->np.ndarray: return self._rows(self.tables.x)
+    def x(self)->np.ndarray:
+        "Scaled features (n, l, f); 0 where not observed."
+        return self._rows(self.tables.x)
 
     @property
-    def mask(self)->np.ndarray: return self._rows(self.tables.mask)
+    def mask(self)->np.ndarray:
+        "True where observed (n, l, f)."
+        return self._rows(self.tables.mask)
 
     @property
     def dt(self)->np.ndarray:
+        "Time since the session before (n, l)."
         return self._rows(np.broadcast_to(self.tables.dt, self.tables.x.shape[:2]))
 
     @property
-    def cost(self)->np.ndarray: return self._rows(self.tables.cost)
+    def cost(self)->np.ndarray:
+        "Cost of one unit of position, in volatilities (n, l)."
+        return self._rows(self.tables.cost)
 
     @property
     def roll(self)->np.ndarray|None:
+        "1 where the contract changes before the next session (n, l); None = never."
         return None if self.tables.roll is None else self._rows(self.tables.roll)
 
     @property
     def target(self)->np.ndarray:
+        "Labels (n, l, h); NaN where not scored."
         out = self._rows(self.tables.target)
         out[:, :self.score_from] = np.nan
         return out
