@@ -597,8 +597,9 @@ def feature_names(which:str|tuple='all', # 'all', 'default', a family, one name,
     "The names that a short word stands for, family by family."
     if not isinstance(which, str):
         if not isinstance(which, Iterable) or not all(isinstance(name, str) for name in which):
-            raise DataError(f'features = {which!r}: give names, such as {DEFAULT_FEATURES[:2]}, '
-                            f"'default', 'all', or one of {FAMILIES}", rule='not a name')
+            raise DataError(f'{which!r} names no features: give names, such as '
+                            f"{DEFAULT_FEATURES[:2]}, 'default', 'all', or one of {FAMILIES}",
+                            rule='not a name')
         for name in which: _position(name, FEATURES)
         return tuple(which)
     if which == 'default': return DEFAULT_FEATURES

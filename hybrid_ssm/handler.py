@@ -206,23 +206,25 @@ def _blank(values, known_at, rows, until):
     return np.where(keep, bounded, np.nan).astype(np.float32)
 
 # %% ../nbs/01d_handler.ipynb #078c003e
+def _day(name, value):
+    "The day of a date; raises DataError that names the argument"
+    try:
+        return parse_day(value, "end" if name.endswith("end") else "start")
+    except DataError:
+        raise DataError(f"{name}={value!r} is not a date: write YYYY-MM-DD", rule="not a date",
+                        column=name, value=value) from None
+
+
 def training_dates(
     start:Day, # 'YYYY[-MM[-DD]]', a date or a Timestamp; None = open
     end:Day, # the same; of a year or a month its last day
 )->tuple: # both as YYYY-MM-DD or None; raises DataError that names the one that is wrong
     "The two dates of a training, as they are meant."
-    days = {}
-    for name, value in (("training_start", start), ("training_end", end)):
-        try:
-            days[name] = parse_day(value, name[len("training_"):])
-        except DataError:
-            raise DataError(f"{name}={value!r} is not a date: write YYYY-MM-DD", rule="not a date",
-                            column=name, value=value) from None
-    first, last = days.values()
+    first, last = _day("training_start", start), _day("training_end", end)
     if first is not None and last is not None and first >= last:
         raise DataError(f"training_start={first:%Y-%m-%d} is not before training_end="
                         f"{last:%Y-%m-%d}: give an earlier start or a later end", rule="date order")
-    return tuple(None if day is None else f"{day:%Y-%m-%d}" for day in days.values())
+    return tuple(None if day is None else f"{day:%Y-%m-%d}" for day in (first, last))
 
 # %% ../nbs/01d_handler.ipynb #7323a68b
 def _as_symbols(symbols):
@@ -342,7 +344,8 @@ class FinancialDataHandler:
     )->Folds: # raises SplitError
         "Walk-forward folds of the handler's sessions; `embargo` is the longest horizon."
         settings = {"embargo": max(self.horizons)} | settings
-        return walk_forward(self.sessions, test_start, test_end or self.sessions[-1], **settings)
+        last = self.sessions[-1] if test_end is None else _day("test_end", test_end)
+        return walk_forward(self.sessions, _day("test_start", test_start), last, **settings)
 
     def prepare_training_data(self,
         sequence_length:int=252, # sessions in a training window
