@@ -168,8 +168,8 @@ def _check_options(o):
     if o["resume"] and o["checkpoint"] is None:
         raise TrainerError("resume=True needs checkpoint=FOLDER, the place to resume from")
     if not 0 <= o["warm_up"] < o["window"]:
-        raise TrainerError(f"warm_up={o['warm_up']} leaves no row of window={o['window']} to score: "
-                           "use a shorter warm_up or a longer window")
+        raise TrainerError(f"warm_up={o['warm_up']} must lie in 0 .. window - 1 = "
+                           f"{o['window'] - 1}")
     if o["precision"] not in ("fp32", "bf16"):
         raise TrainerError(f"precision={o['precision']!r} is unknown: use 'fp32' or 'bf16'")
     return o
@@ -376,13 +376,11 @@ def _dates(data, start, end):
 
 def _handed(data):
     "The handler that was given; raises DataError for anything else"
-    if isinstance(data, FinancialDataHandler): return data
-    way = "wrap bars in FinancialDataHandler(bars=...)"
-    if isinstance(data, Bars): raise DataError(f"data is Bars: {way}", rule="not a handler")
-    try:
-        check_bars(data, "data")
-    except DataError as e:
-        raise DataError(f"{e}; then {way}", rule="not a handler") from None
+    if not isinstance(data, FinancialDataHandler):
+        if not isinstance(data, Bars): check_bars(data, "data")
+        raise DataError("data is Bars: wrap bars in FinancialDataHandler(bars=...)",
+                        rule="not a handler")
+    return data
 
 
 def _handler(trainer, model, data, costs, **source):
@@ -770,10 +768,6 @@ class Ensemble:
     ):
         if "seed" in settings:
             raise TrainerError(f"seed={settings['seed']}: an ensemble has several; give seeds=")
-        known = [*signature(ModelTrainer).parameters]
-        for name in (n for n in settings if n not in known):
-            near = (get_close_matches(name, known, 1) or ["one of " + ", ".join(known)])[0]
-            raise TrainerError(f"Ensemble knows no '{name}': did you mean {near}?")
         _check_build(build)
         self.members = {}
         for seed in _checked_seeds(seeds):
