@@ -50,7 +50,7 @@ from .figures import (
     rolling_sharpe_figure)
 from .forecast import Forecast, average_forecasts, concat_forecasts, read_forecast
 from .handler import FinancialDataHandler, input_arrays
-from .hybrid import CONTROLS, COUPLINGS, HybridFinancialModel
+from .hybrid import CONTROLS, COUPLINGS, HybridFinancialModel, seeded
 from .metrics import LeagueTable, league_table, sharpe, sharpe_difference
 from .report import Section, write_report
 from .risk import RiskPolicy
@@ -605,8 +605,7 @@ def build_model(
     seed:int, # of its initial weights
 )->object: # untrained; the caller's random state is left as it was
     "A network or learner of a configuration with initial weights of its own."
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return STRATEGIES[name].build(config)
 
 # %% ../nbs/08_experiment.ipynb #00b8cecc

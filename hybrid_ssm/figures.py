@@ -429,10 +429,13 @@ def importance_figure(
     title:str="What the model looks at", # what is seen
     top:int=25, # features shown, the largest first
 )->Picture: # horizontal bars, with ±1 standard deviation over the rows where there are several
-    "Feature importances, the largest first."
+    "Feature importances as shares of their sum, the largest first."
     rows = importance.to_frame().T if isinstance(importance, pd.Series) else importance
-    if rows.empty or rows.isna().all(axis=None):
-        raise FigureError("no importance to draw: pass a Series by feature")
+    used = rows.columns[(rows > 0).any()]  # a feature that was never observed has no share
+    if not len(used) or (rows < 0).any(axis=None):
+        raise FigureError("no importance to draw: pass a Series by feature, weights above 0")
+    blank, rows = rows.columns.difference(used, sort=False), rows[used].fillna(0)
+    rows = rows.div(rows.sum(axis=1), axis=0)
     mean = rows.mean().sort_values(ascending=False)[:top]
     spread = rows.std()[mean.index] if len(rows) > 1 else None
     figure, (ax,) = _picture(title, 1.3 + .24 * len(mean))
@@ -441,11 +444,18 @@ def importance_figure(
     ax.set_yticks(range(len(mean)), map(str, mean.index), color=INK)
     ax.set_ylim(len(mean) - .4, -.6)
     ax.grid(False, axis="y")
-    used = (rows.mean() > 0).sum()  # a feature that was never observed has no share
-    ax.axvline(rows.mean().sum() / max(used, 1), color=PALETTE[1], linewidth=1.4, linestyle="--")
-    _note(ax, f"weight of the variable selection; dashed: equal shares of the {used} observed"
-          + (f"; bars: ±1 standard deviation over {len(rows)} runs" if spread is not None else ""))
+    ax.axvline(1 / len(used), color=PALETTE[1], linewidth=1.4, linestyle="--")
+    _note(ax, f"weight of the variable selection; dashed: equal shares of the {len(used)} observed"
+          + (f"; bars: ±1 standard deviation over {len(rows)} runs" if spread is not None else "")
+          + (f"\nnever observed: {_listed(blank)}" if len(blank) else ""))
     return figure
+
+
+def _listed(
+    names:pd.Index, # at least one
+)->str: # the first three and how many more
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(str, names[:3])) + more
 
 # %% ../nbs/06b_figures.ipynb #29a38c69
 def regime_colors(
@@ -607,9 +617,17 @@ def reliability_figure(
 # %% ../nbs/06b_figures.ipynb #2e02b377
 def _by_lag(
     weights:np.ndarray, # (l, l), row reads column
-)->np.ndarray: # (l,) mean weight given to the session 0, 1, 2, ... before
+)->np.ndarray: # (l,) mean weight given to the session 0, 1, 2, ... before, of rows that have it
+    reads = weights.sum(1) > 0  # a row that can see nothing has no distances
     total = [np.diagonal(weights, -lag).sum() for lag in range(len(weights))]
-    return np.array(total) / len(weights)
+    return np.array(total) / np.maximum([reads[lag:].sum() for lag in range(len(weights))], 1)
+
+
+def _mean_distance(
+    weights:np.ndarray, # (l, l), row reads column
+)->float: # sessions; every distance counts by its mean weight in the rows that have it
+    profile = _by_lag(weights)
+    return float(profile @ np.arange(len(profile)) / max(profile.sum(), 1e-12))
 
 
 def _map(
@@ -652,7 +670,8 @@ def _lag_panel(
     ax.set_xlim(0, reach - 1)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g} %"))
-    _note(ax, "mean weight by distance, % of a row; numbers in the legend: mean distance, sessions")
+    _note(ax, "mean weight by distance in the rows that reach so far back, %; numbers in the "
+              "legend: mean distance, sessions")
 
 # %% ../nbs/06b_figures.ipynb #37885dad
 @_style()
@@ -704,8 +723,7 @@ def _name_heads(
     below, # panel of distances
     heads:np.ndarray, # (head, l, l)
 )->None:
-    profiles = [_by_lag(w) for w in heads]
-    mean = [float(p @ np.arange(len(p)) / max(p.sum(), 1e-12)) for p in profiles]
+    mean = [_mean_distance(w) for w in heads]
     for i, ax in enumerate(above):
         _note(ax, f"head {i + 1}")
     if len(heads) > 1:
