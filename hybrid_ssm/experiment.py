@@ -40,7 +40,7 @@ from .baselines import (
     TransformerBaseline, VSNLSTMBaseline, blend, buy_and_hold, carry, equal_parameters,
     equal_weight, ewmac, long_only, macd, rotated_blend, tsmom)
 from .calibration import (
-    calibration_verdict, coverage, fit_calibration, pit, reliability)
+    calibration_verdict, check_calibratable, coverage, fit_calibration, pit, reliability)
 from .data import (
     Bars, DataError, align_bars, instrument_costs, load_bars, parse_day, write_atomic)
 from .features import DEFAULT_FEATURES, FEATURES
@@ -48,7 +48,8 @@ from .figures import (
     attention_figure, calibration_figure, coverage_figure, drawdown_figure, equity_figure,
     importance_figure, learning_figure, regime_figure, reliability_figure,
     rolling_sharpe_figure)
-from .forecast import Forecast, average_forecasts, concat_forecasts, read_forecast
+from .forecast import (
+    Forecast, average_forecasts, concat_forecasts, mean_importance, read_forecast)
 from .handler import FinancialDataHandler, input_arrays
 from .hybrid import CONTROLS, COUPLINGS, HybridFinancialModel, seeded
 from .metrics import LeagueTable, league_table, sharpe, sharpe_difference
@@ -615,7 +616,9 @@ def check_models(
     "Build every network once, so that an impossible size is named at once."
     for name in config.models.names:
         if STRATEGIES[name].trained:
-            build_model(config, name, config.train.seeds[0])
+            model = build_model(config, name, config.train.seeds[0])
+            if config.train.calibrate:
+                check_calibratable(model, name)
 
 # %% ../nbs/08_experiment.ipynb #765e2b9d
 def _folds(config, sessions):
@@ -950,10 +953,9 @@ def explain_last_fold(
     dt = torch.from_numpy(arrays.dt[tail]).expand(len(arrays.x), -1)
     with torch.no_grad():
         told = trainer.model.cpu().eval().explain(put(arrays.x), dt=dt, mask=put(arrays.mask))
-    seen = put(arrays.mask)
-    importance = (told.importance * seen)[seen.any(-1)].mean(0).numpy()
+    importance = mean_importance(told.importance.numpy(), put(arrays.mask).numpy(), panel.names)
     row = list(panel.symbols).index(symbol)
-    return (pd.Series(importance, panel.names), told.attention[-1][row].numpy(),
+    return (importance, told.attention[-1][row].numpy(),
             panel.sessions[tail])
 
 # %% ../nbs/08_experiment.ipynb #22567e74
@@ -981,7 +983,7 @@ def _calibration_section(result):
     words = ("Share of test outcomes inside central intervals ± standard error, in %, by horizon "
              "and dominant regime. The errors allow for symbols that move together and labels that "
              "overlap; effective: independent outcomes they are worth. Regimes of several seeds "
-             "are averaged by name.")
+             "are matched before they are averaged.")
     targets, items, bins = result.market.handler.targets, [words], {}
     for label, table in coverage_tables(result).items():
         items += [f"{label}.", coverage_figure(table.frame, f"Coverage of {label}"), table]
@@ -1027,9 +1029,9 @@ def _model_sections(result):
     words = ["The regime weights hardly move: no regimes were found."] * bool(still)
     judged = Section("Is its law calibrated?", [calibration_verdict(pit), calibration])
     return [judged, Section("What does it look at?", [
-        f"Last fold, first seed. Importances: mean gate over all symbols in the last {len(days)} "
-        f"sessions; a feature that was never observed gets nothing. Regime weights and attention: "
-        f"{symbol}.", importance_figure(importance), *words,
+        f"Last fold, first seed. Importances: share of each feature in the weight that fell on "
+        f"observed cells of all symbols in the last {len(days)} sessions. Regime weights and "
+        f"attention: {symbol}.", importance_figure(importance), *words,
         regime_figure(price, regime), attention_figure(attention, days)])]
 
 # %% ../nbs/08_experiment.ipynb #b99ae0a0
