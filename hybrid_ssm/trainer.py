@@ -434,8 +434,11 @@ class ModelTrainer:
         self.fold, self.assets, self.earlier, self.told = {}, None, [], None
 
     def __repr__(self):
+        loaded = "bars" in vars(self.data)  # showing loads nothing
+        blank = ", ".join(self.data.blank) if loaded else ""
+        named = f" ({blank} blank: too few symbols)" if blank else ""
         return (f"ModelTrainer({type(self.model).__name__}, {self.training_start} to "
-                f"{self.training_end}, {len(self.data.features)} features; {self.history})")
+                f"{self.training_end}, {len(self.data.features)} features{named}; {self.history})")
 
     def train_model(self,
         epochs:int=100, # at most; the best one by validation is kept
