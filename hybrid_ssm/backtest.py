@@ -357,7 +357,7 @@ def _closed(tape, t, moved, names, session):
 
 def _books(tape, fraction, days, names):
     n, shape = len(days), tape.target.shape
-    gross, due, costs = np.zeros((3, n))
+    gross, due, costs, value = np.zeros((4, n))
     weights, trades, rolled = np.zeros((3, *shape))
     ends, rolls = tape.closing.any(axis=1), tape.roll.any(axis=1)
     held, lent = np.zeros(shape[1]), tape.financing > 0 or bool(tape.fees.any())
@@ -368,19 +368,19 @@ def _books(tape, fraction, days, names):
         gain, moved = held @ tape.before[t], held * tape.grown[t]  # the market moves, units stay
         if ends[t]:
             moved = _closed(tape, t, moved, names, days[t])
-        value = _alive(1 + gain - due[t], days[t])
-        trades[t] = np.where(tape.tradable[t], tape.target[t] - moved / value, 0.)
+        value[t] = _alive(1 + gain - due[t], days[t])
+        trades[t] = np.where(tape.tradable[t], tape.target[t] - moved / value[t], 0.)
         paid = cost_of(trades[t], fraction).sum()
         if rolls[t]:
-            rolled[t] = roll_cost(moved / value, tape.roll[t], 1.)
+            rolled[t] = roll_cost(moved / value[t], tape.roll[t], 1.)
             paid += cost_of(rolled[t], fraction).sum()
-        costs[t] = paid * value  # charged on the equity at the time of the trade
-        left = _alive(value - costs[t], days[t])
+        costs[t] = paid * value[t]  # charged on the equity at the time of the trade
+        left = _alive(value[t] - costs[t], days[t])
         position = np.where(tape.tradable[t], tape.target[t] * left, moved)
         later = position @ tape.after[t]  # the rest of the session, earned by the new weights
         gross[t] = gain + later
         held = weights[t] = position * tape.grown_after[t] / _alive(left + later, days[t])
-    return gross, due, costs + due, weights, trades, rolled
+    return gross, due, costs + due, value, weights, trades, rolled
 
 # %% ../nbs/06_backtest.ipynb #51d73975
 @dataclass(frozen=True, eq=False, repr=False)
@@ -392,6 +392,7 @@ class BacktestResult:
     financing_costs: pd.Series  # of these: fees on short positions, interest on negative cash
     turnover: pd.Series  # sum over symbols of |trade|, one way, share of the equity at the fill
     rolled: pd.Series  # sum over symbols of the |weight| carried into a new contract
+    fill_equity: pd.Series  # at the fill, before its costs, as a multiple of the previous equity
     equity: pd.Series  # after the close; 1 before the first session
     weights: pd.DataFrame  # held after the close
     trades: pd.DataFrame  # signed change of weight at the fill, share of the equity there
@@ -467,9 +468,9 @@ def backtest(
     terms = dict(borrow=borrow, financing=financing, delisting_return=delisting_return)
     days, tape = _tape(weights, bars, rows, fill, rebalance, terms)
     fraction = instrument_costs(chosen, costs).to_numpy()
-    gross, due, cost, held, trades, rolled = _books(tape, fraction, days, names)
+    gross, due, cost, value, held, trades, rolled = _books(tape, fraction, days, names)
     series = dict(gross_returns=gross, net_returns=gross - cost, costs=cost, financing_costs=due,
-                  turnover=np.abs(trades).sum(1), rolled=rolled.sum(1),
+                  turnover=np.abs(trades).sum(1), rolled=rolled.sum(1), fill_equity=value,
                   equity=np.cumprod(1 + gross - cost))
     return BacktestResult(**{k: pd.Series(v, days, name=k) for k, v in series.items()},
                           weights=pd.DataFrame(held, days, names), fill=fill,

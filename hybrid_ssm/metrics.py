@@ -296,8 +296,9 @@ def break_even_bps(
     result:BacktestResult, # the books of a strategy
 )->float: # one-way cost in basis points; NaN where nothing is traded
     "Cost per unit traded or rolled that would leave nothing of the gross return."
-    paid = result.turnover + result.rolled
-    return 1e4 * break_even(float(result.gross_returns.mean()), float(paid.mean()))
+    paid = (result.turnover + result.rolled) * result.fill_equity  # share of the previous equity
+    earned = result.gross_returns - result.financing_costs
+    return 1e4 * break_even(float(earned.mean()), float(paid.mean()))
 
 # %% ../nbs/06a_metrics.ipynb #46c991e8
 def summarize(

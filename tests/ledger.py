@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from hybrid_ssm.backtest import RuinError
 from hybrid_ssm.data import Bars
 
 REBALANCE = ("session", "given", "week", "month", "quarter", "year")
@@ -197,8 +198,14 @@ def random_case(seed):
 
 
 def disagreement(case, implementation):
-    "Largest distance between the books of `implementation` and the ledger, over everything both know"
-    book, slow = case.run(implementation), ledger(case)
+    "Largest distance between the books of `implementation` and the ledger, over everything both know, and the ledger"
+    slow = ledger(case)
+    try:
+        book = case.run(implementation)
+    except RuinError as error:  # the same ruin, on the same day
+        ruined = slow.index[slow.equity <= 0][:1]
+        assert len(ruined) and f"{ruined[0]:%Y-%m-%d}" in str(error), f"ruined on {ruined}: {error}"
+        return 0.0, slow
     assert book.equity.index.equals(pd.DatetimeIndex(slow.index)), "other sessions"
     worst = 0.0
     for name in ("equity", "cash", "turnover", "financing_costs", "costs"):
@@ -207,4 +214,7 @@ def disagreement(case, implementation):
         worst = max(worst, float(np.abs(book.positions[name] - slow[f"of {name}"]).max()))
     exact = book.gross_returns - book.costs
     assert exact.equals(book.net_returns.rename(None)), "net is not gross - costs"
-    return worst
+    paid = (book.trades.abs() * pd.Series(case.costs)).sum(axis=1) * book.fill_equity + book.financing_costs
+    if "roll" not in case.bars.extras:
+        worst = max(worst, float(np.abs(paid - book.costs).max()))
+    return worst, slow

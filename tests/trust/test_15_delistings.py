@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybrid_ssm.backtest import backtest
+from hybrid_ssm.backtest import RuinError, backtest
 from hybrid_ssm.data import Bars, DataError
 
 nan = np.nan
@@ -120,6 +120,15 @@ def test_dates_as_tables_have_them(end):
 
 
 def test_ruined_by_a_delisting():
-    from hybrid_ssm.backtest import RuinError
     with pytest.raises(RuinError, match="2020-03-05"):
         backtest(pd.DataFrame({"X": 1.5, "Y": 0.0}, DAYS), market([100, 100, 100, nan, nan, nan], "2020-03-04", -1.0), costs=0.0)
+
+
+def test_weekly_bars_earn_the_last_week():
+    "The bar of the week of the delisting is dated after it: its return is earned, the settlement follows"
+    days = pd.bdate_range("2020-03-02", periods=20)
+    prices = [100.0] * 5 + [110.0] * 3 + [nan] * 12
+    weekly = market(prices, days[7], -0.3, days).resample("W")
+    assert weekly.sessions[1] > days[7] and weekly.close["X"].notna().sum() == 2
+    book = backtest(pd.DataFrame({"X": 0.5, "Y": 0.0}, weekly.sessions), weekly, costs=0.0)
+    assert book.gross_returns.tolist() == pytest.approx([0, 0.05, 0.5 * -0.3, 0])
