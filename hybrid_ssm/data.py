@@ -198,6 +198,8 @@ def _date_remedy(
     value, # what is no date
 )->str:
     text = str(value).strip().removesuffix(".0")
+    if isinstance(value, (int, float, np.number)) and np.isfinite(value):
+        text = f"{value:.0f}"
     if _PERIOD.fullmatch(text) and not re.fullmatch(r"\d{5}|\d{7}", text):
         return "a year, quarter, month or week is no session: write its last day, YYYY-MM-DD"
     if re.fullmatch(r"\d{9,}(\.\d+)?", text):
@@ -928,8 +930,9 @@ def _split_failures(
         seen = np.flatnonzero(steps["close"][:, c] > 0)
         rows = seen[max(0, np.searchsorted(seen, r) - 60):np.searchsorted(seen, r) + 60]
         def part(frame): return None if frame is None else frame.to_numpy(float)[rows, c]
-        spread = None if bars.high is None or bars.low is None else \
-            np.log(np.maximum(part(bars.high) / part(bars.low), 1))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            spread = None if bars.high is None or bars.low is None else \
+                np.log(np.maximum(part(bars.high) / part(bars.low), 1))
         action = _given_split(bars, steps, r, c)
         rule = _split_verdict(np.log(steps["close"][rows, c]), int(np.searchsorted(rows, r)),
                               part(bars.volume), spread, action, steps["wait"][c] > 4)
