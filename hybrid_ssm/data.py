@@ -183,12 +183,13 @@ def _sessions(
         text = given.astype(str).str.strip().str.replace(_ZONE, "", regex=True)
         text = text.str.replace(_DAY_END, "", regex=True)  # 24:00 ends the day that it names
         text = text.mask(text.str.fullmatch(_PERIOD))  # the first of a month is not meant
+        text = text.mask(text.str.contains(r"[T ]\d\d.*(?:Z|[+-]\d[\d:]*)$"))  # another zone's form
     days = pd.to_datetime(text, format="ISO8601", errors="coerce").astype("datetime64[us]")
     days = np.r_[days.dt.normalize().to_numpy(), np.datetime64("NaT", "us")]
     return pd.Series(days[codes], dates.index, name=dates.name)
 
 
-_ZONE = re.compile(r"(?<=\d\d:\d\d)(:\d\d(\.\d+)?)?\s*(Z|UTC|[+-]\d\d:?\d\d)$")
+_ZONE = re.compile(r"(?<=\d\d:\d\d)(:\d\d(\.\d+)?)?\s*(Z|UTC|[+-]\d\d(?::?\d\d)?)$")
 _DAY_END = re.compile(r"[T ]24:00(:00(\.0+)?)?$")
 _PERIOD = re.compile(r"\d{4}([-/ ]?(\d{1,3}|[QqWw]\d{1,2}))?|[QqWw]?\d{1,2}[-/ ]\d{4}"
                      r"|\d{4}-\d\d-\d\d/.*")
@@ -644,6 +645,7 @@ NOTED = {
     "long gap": "more than a year without a price",
     "weekend row": "a few rows on Saturdays or Sundays, or no Friday at all",
     "outside calendar": "rows of years that the calendar does not know",
+    "maybe week label": "every row on a Monday, a week apart: was the close known on that day?",
     "mixed frequencies": "one price a month beside one a day",
     "several currencies": "prices in more than one known currency, in one book",
     "thin last bar": "the last volume is below a fifth of its usual size",
@@ -1008,7 +1010,16 @@ def _calendar(calendars, name, **span):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # its own, against the next pandas
         warnings.simplefilter("ignore", FutureWarning)
-        return calendars.get_calendar(name, **span)
+        try:
+            return calendars.get_calendar(name, **span)
+        except calendars.errors.InvalidCalendarName:
+            raise
+        except (calendars.errors.CalendarError, ValueError, TypeError, KeyError) as error:
+            # some cannot be built for some years
+            raise DataError(f"calendar '{name}' cannot be built by exchange_calendars "
+                            f"{calendars.__version__}: {str(error)[:80]} ...; leave `calendar` out "
+                            "or take another of its versions", rule="unusable calendar",
+                            value=name) from error
 
 # %% ../nbs/00_data.ipynb #8ca40509
 def _calendars(
@@ -1128,8 +1139,9 @@ def _listing_failures(
             continue
         raw = bars.instruments[name]
         day = _sessions(raw)
-        found += [Failure("not a date", s, None, name, raw[s], "write YYYY-MM-DD")
-                  for s in raw.index[day.isna() & raw.notna()]]
+        blank = raw.isna() | raw.astype(str).str.strip().isin(["", "NaT", "nan", "NaN", "None"])
+        found += [Failure("not a date", s, None, name, raw[s], _date_remedy(raw[s]))
+                  for s in raw.index[day.isna() & ~blank]]
         at, limit = bars.sessions.to_numpy()[:, None], day.to_numpy()[None, :]
         wrong = seen & ((at < limit) if name == "inception" else (at > limit))
         found += _flag(bars.close, wrong, "date", "outside listing",
@@ -1174,10 +1186,14 @@ def _period_failures(
 )->list: # of Failure, one per symbol
     seen, first = bars.observed.to_numpy(), (bars.sessions.day == 1)
     rows = seen.sum(axis=0)
-    wrong = (steps["wait"] >= 27) & (rows >= least) & ~seen[~first].any(axis=0)
-    return [Failure("period label", bars.symbols[c], bars.sessions[seen[:, c]][0], "date",
-                    f"{rows[c]} rows, all on the first of a month", "date each row by the last "
-                    "session of its period, when its close was known, or accept the rule")
+    monday, enough = bars.sessions.day_of_week == 0, rows >= least
+    months = enough & (steps["wait"] >= 27) & ~seen[~first].any(axis=0)
+    weeks = enough & (steps["wait"] == 7) & ~seen[~monday].any(axis=0)
+    return [Failure(rule, bars.symbols[c], bars.sessions[seen[:, c]][0], "date",
+                    f"{rows[c]} rows, all on {word}", "date each row by the last session of its "
+                    "period, when its close was known, or accept the rule")
+            for wrong, rule, word in ((months, "period label", "the first of a month"),
+                                      (weeks, "maybe week label", "Mondays"))
             for c in np.flatnonzero(wrong)]
 
 # %% ../nbs/00_data.ipynb #wk000003
@@ -1312,7 +1328,7 @@ _HOPELESS = ("missing column", "column given twice", "no rows", "not a sensible 
              "reused ticker", "split without adjustment", "seam in adjusted prices",
              "missing session", "extra column", "possible split", "possible seam", "long gap",
              "maybe unfinished", "ambiguous time zone", "shifted weekdays", "period label",
-             "outside calendar", "mixed frequencies", "several currencies")
+             "outside calendar", "mixed frequencies", "several currencies", "maybe week label")
 _LOG = ("symbol", "session", "column", "rule", "old", "new")
 
 
@@ -1492,8 +1508,8 @@ def _offsets(
 )->np.ndarray: # hours east of Greenwich; NaN = no zone given
     codes, given = pd.factorize(dates)
     zone = pd.Series(given, dtype=object).astype(str).str.strip().str.extract(_ZONE)[2]
-    sign = zone.str.extract(r"([+-])(\d\d):?(\d\d)")
-    hours = sign[1].astype(float) + sign[2].astype(float) / 60
+    sign = zone.str.extract(r"([+-])(\d\d):?(\d\d)?")
+    hours = sign[1].astype(float) + sign[2].astype(float).fillna(0) / 60
     hours = hours.where(sign[0] != "-", -hours).where(sign[0].notna(), zone.map({"Z": 0, "UTC": 0}))
     return np.r_[hours.to_numpy(float), np.nan][codes]
 

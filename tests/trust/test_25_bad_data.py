@@ -396,7 +396,7 @@ def test_bad_data_is_named(tell):
     assert counts["not planted"] == 0
     assert untried == {"no rows", "missing return", "return below -100 %", "return without a price", "neither 0 nor 1",
                        "possible split", "possible seam", "maybe unfinished", "ambiguous time zone", "shifted weekdays",
-                       "period label", "outside calendar", "mixed frequencies",
+                       "period label", "outside calendar", "mixed frequencies", "maybe week label",
                        "several currencies"}, untried  # shown in the notebook and in tests/test_clocks.py
 
 
