@@ -1278,10 +1278,14 @@ def _weekend_failures(
     for c in np.flatnonzero(seen[day > 4].any(axis=0) & (steps["wait"] <= 4)):
         count = np.bincount(day[seen[:, c]], minlength=7)
         rare, none = count[5:].sum() < .1 * count.sum(), count.sum() > 20 and not count[4]
-        first = bars.sessions[seen[:, c] & (day > 4)][0]
-        remedy = "no Friday: were dates moved by a zone?" if none else "trades, or a late stamp?"
+        first, stub = bars.sessions[seen[:, c] & (day > 4)][0], False
+        if bars.volume is not None and count[:5].any():  # an evening session beside whole days
+            v = bars.volume.to_numpy(float)[:, c]
+            stub = np.median(v[seen[:, c] & (day > 4)]) < .2 * np.median(v[seen[:, c] & (day < 5)])
+        remedy = "no Friday: were dates moved by a zone?" if none else \
+            "an evening's trades? add them to Monday" if stub else "trades, or a late stamp?"
         found += [Failure("weekend row", bars.symbols[c], first, "date", int(count[5:].sum()),
-                          remedy)] if rare or none else []
+                          remedy)] if rare or none or stub else []
     return found
 
 # %% ../nbs/00_data.ipynb #9908268a

@@ -116,6 +116,25 @@ def test_weekdays_that_moved():
     assert Bars.from_long(long(sunday_to_thursday), calendar="XSAU").sessions.day_of_week.isin([6, 0, 1, 2, 3]).all()
 
 
+def test_currency_candles():
+    "A day that begins at 17:00 in New York and is stamped by its beginning; an hour of Sunday evening as a bar of its own"
+    days = pd.bdate_range("2015-01-05", periods=100)
+    begins = (days - pd.Timedelta(hours=7)).tz_localize("America/New_York").tz_convert("UTC")
+    assert "ambiguous time zone" in refusal(lambda: Bars.from_long(long(begins)))[0]
+    assert refusal(lambda: Bars.from_long(long(begins), timezone="America/New_York"))[0] == {"shifted weekdays"}
+    every = pd.date_range("2015-01-05", periods=100)
+    every = every[every.day_of_week != 5]
+    bars = Bars.from_long(long(every).assign(volume=np.where(every.day_of_week == 6, 5e4, 1e6)))
+    assert {(f.rule, f.remedy) for f in remarks(bars)} == {("weekend row", "an evening's trades? add them to Monday")}
+
+
+def test_pounds_after_pence():
+    "A London share whose source changes the unit within a week"
+    frame = long(pd.bdate_range("2020-04-01", periods=30))
+    frame["close"] *= np.where(np.arange(30) < 20, 12.0, 0.12)
+    assert refusal(lambda: Bars.from_long(frame))[0] == {"100x jump"}
+
+
 # Labels that are no days
 
 @pytest.mark.parametrize("freq", ["M", "Q", "W", "Y"])
