@@ -367,18 +367,20 @@ def _sparkline(
 # %% ../nbs/00_data.ipynb #c6e90459
 def _check_dates(
     index, # of the closes; raises DataError
+    what:str="sessions",
+    way:str="build with Bars.from_long",
 )->None:
     if not len(index):
-        raise DataError("no sessions: give at least one date", rule="no rows", column="date")
+        raise DataError(f"no {what}: give at least one date", rule="no rows", column="date")
     if not isinstance(index, pd.DatetimeIndex) or index.tz is not None or index.hasnans:
         kind = f" of {index.dtype}" if hasattr(index, "dtype") else ""
-        raise DataError("sessions must be dates without time zone: build with Bars.from_long (they "
-                        f"are a {type(index).__name__}{kind}, first {index[0]!r})", column="date")
+        raise DataError(f"{what} must be dates without time zone: {way} (they are a "
+                        f"{type(index).__name__}{kind}, first {index[0]!r})", column="date")
     days = index.normalize()
     wrong = np.r_[False, index[1:] <= index[:-1]] | (index != days)
     if wrong.any():
-        raise DataError("sessions must be sorted, unique, at midnight: build with Bars.from_long, "
-                        f"or give frame.sort_index(); {index[wrong][0]} is not in its place",
+        raise DataError(f"{what} must be sorted, unique, at midnight: {way}, or give "
+                        f"frame.sort_index(); {index[wrong][0]} is not in its place",
                         column="date", value=index[wrong][0])
 
 
@@ -2089,11 +2091,13 @@ def _rate_table(
         raise DataError(f"rates are a {type(rates).__name__}: {way}", rule="no rates")
     if absent := [c for c in needed if c not in rates]:
         raise DataError(f"no rate for {', '.join(absent)}: {way}", rule="no rates", value=absent[0])
-    _check_dates(rates.index)
-    rates = rates[list(needed)].apply(pd.to_numeric, errors="coerce")
-    wrong = rates.notna().to_numpy() & ~((rates > 0) & np.isfinite(rates)).to_numpy()
+    _check_dates(rates.index, "days of the rates", "give one row per day, frame.tz_localize(None)")
+    raw = rates[list(needed)]
+    rates = raw.apply(pd.to_numeric, errors="coerce").astype(float)
+    wrong = raw.notna().to_numpy() & ~((rates > 0) & np.isfinite(rates)).to_numpy()
     if wrong.any():
-        raise DataError(_flag(rates, wrong, "rate", "not a positive rate", "correct it"))
+        raise DataError([Failure("not a positive rate", needed[c], rates.index[r], "rate",
+                                 raw.iat[r, c], "correct it") for r, c in np.argwhere(wrong)])
     return rates
 
 # %% ../nbs/00_data.ipynb #mo000004
