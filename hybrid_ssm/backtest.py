@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from .costs import cost_of, roll_cost
-from .data import (DAYS_PER_YEAR, Bars, Costs, DataError, instrument_costs, nearest,
-                             parse_day, periods_per_year)
+from .data import (DAYS_PER_YEAR, Bars, Costs, DataError, check_one_currency,
+                             instrument_costs, nearest, parse_day, periods_per_year)
 
 # %% ../nbs/06_backtest.ipynb #4e1baac9
 def _weight_frame(weights, bars):
@@ -120,15 +120,6 @@ def _values(weights):
     return values
 
 # %% ../nbs/06_backtest.ipynb #eb0173c1
-def _check_currency(bars, names):
-    money = bars.instruments.loc[names, "currency"]
-    known = money[money != "unknown"].drop_duplicates()
-    if bars.excess is None and len(known) > 1:
-        (a, x), (b, y) = list(known.items())[:2]
-        raise DataError(f"symbols {a} ({x}), {b} ({y}) in one book: convert with "
-                        f"to_currency(bars, '{x}', rates)", symbol=b, column="currency", value=y)
-
-
 def _check_closes(bars, names, close):
     if bars.excess is None:
         for t, i in np.argwhere((close == 0) | np.isinf(close))[:1]:
@@ -307,7 +298,7 @@ def _rolls(bars, names, close, span):
 def _tape(weights, bars, rows, fill, rebalance, terms):
     names, values = weights.columns, _values(weights)
     close = bars.close[names].to_numpy(dtype=float)
-    _check_currency(bars, names)
+    check_one_currency(bars.select(list(names)))
     _check_closes(bars, names, close)
     end = rows[-1] + 1 if rebalance == "session" else len(bars.sessions)
     span = slice(rows[0], end)
