@@ -26,11 +26,11 @@ demo: $(READY) ## walk forward on the bundled sample; prints the table, time and
 test: export OMP_NUM_THREADS = 1
 test: $(READY) ## every notebook and the quick tests (slow, gpu and net are left out)
 	$(BIN)/nbdev_test --n_workers 2
-	$(BIN)/python -m pytest tests -n 2 -m 'not slow and not gpu and not net'
+	$(BIN)/python -m pytest tests -n 2 -m 'not slow and not long and not gpu and not net'
 
 trust: export OMP_NUM_THREADS = 1
 trust: $(READY) ## the guards in full, each with its planted defect (up to an hour)
-	$(BIN)/python -m pytest tests/trust -n 2 -m 'not gpu and not net'
+	$(BIN)/python -m pytest tests/trust -n 2 -m 'not long and not gpu and not net'
 
 prepare: $(READY) ## bring modules, notebooks and README into step; twice changes nothing
 	$(BIN)/python tools/prepare.py notebooks

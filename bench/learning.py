@@ -19,7 +19,7 @@ import argparse
 import math
 import time
 from collections import defaultdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Callable, NamedTuple
 
 import common
@@ -29,7 +29,7 @@ from common import interval, machine, read
 from scipy import stats
 
 from hybrid_ssm import baselines
-from hybrid_ssm.hybrid import HybridFinancialModel
+from hybrid_ssm.hybrid import HybridFinancialModel, seeded
 from hybrid_ssm.ssm import ConfigError
 from hybrid_ssm.synthetic import regime_filter, regime_switching
 
@@ -277,12 +277,8 @@ def matched(name, task):
 
 def build(name, task, seed):
     "A fresh model; ConfigError where the installed package does not know it"
-    if name in HYBRIDS:
-        torch.manual_seed(seed)
-        return hybrid(name, task)
-    make = matched(name, task)
-    torch.manual_seed(seed)
-    return make()
+    make = partial(hybrid, name, task) if name in HYBRIDS else matched(name, task)
+    with seeded(seed): return make()
 
 
 # --- one fit

@@ -37,7 +37,7 @@ from hybrid_ssm.backtest import backtest
 from hybrid_ssm.baselines import LSTMBaseline, SSMBaseline, TransformerBaseline, equal_parameters
 from hybrid_ssm.features import FEATURES, feature
 from hybrid_ssm.handler import FinancialDataHandler
-from hybrid_ssm.hybrid import HybridFinancialModel
+from hybrid_ssm.hybrid import HybridFinancialModel, seeded
 from hybrid_ssm.losses import JointLoss
 from hybrid_ssm.metrics import sharpe
 from hybrid_ssm.risk import risk_parity
@@ -104,10 +104,10 @@ def build(name, seed):
     rest, wanted = dict(input_dim=len(SEEN), n_layers=2, horizons=(1,)), hybrid().num_parameters
     rivals = {"lstm": (lambda d: LSTMBaseline(d, **rest), 1), "ssm": (lambda d: SSMBaseline(d, num_heads=2, state_dim=8, **rest), 2),
               "transformer": (lambda d: TransformerBaseline(d, num_heads=2, window=63, **rest), 2)}
-    torch.manual_seed(seed)
-    if name == "hybrid": return hybrid()
-    make, multiple = rivals[name]
-    return equal_parameters(make, wanted, multiple)[0]
+    with seeded(seed):
+        if name == "hybrid": return hybrid()
+        make, multiple = rivals[name]
+        return equal_parameters(make, wanted, multiple)[0]
 
 
 # --- one fit

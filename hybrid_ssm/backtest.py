@@ -6,34 +6,113 @@
 __all__ = ['RuinError', 'BacktestResult', 'backtest']
 
 # %% ../nbs/06_backtest.ipynb #34889504
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from .costs import cost_of, roll_cost
-from .data import Bars, Costs, DataError, instrument_costs, nearest
+from .data import (DAYS_PER_YEAR, Bars, Costs, DataError, instrument_costs, nearest,
+                             parse_day, periods_per_year)
 
 # %% ../nbs/06_backtest.ipynb #4e1baac9
-def _check_axes(weights, bars):
-    for symbol in weights.columns.difference(bars.symbols):
-        raise DataError(f"weights name '{symbol}', which the bars do not have: "
-                        f"{nearest(symbol, bars.symbols)}", symbol=symbol)
-    where = bars.sessions.get_indexer(weights.index)
-    if not len(where) or (where < 0).any():
-        first = f"{weights.index[where < 0][0]:%Y-%m-%d}" if len(where) else "nothing (empty)"
-        raise DataError(f"weights have a row for {first}, which is no session of the bars "
-                        f"({bars.sessions[0]:%Y-%m-%d} to {bars.sessions[-1]:%Y-%m-%d})")
-    if (np.diff(where) != 1).any():
-        hole = bars.sessions[where[:-1][np.diff(where) != 1][0] + 1]
-        raise DataError(f"weights have no row for session {hole:%Y-%m-%d}: give one row per "
-                        "session, e.g. weights.reindex(bars.sessions).ffill()")
+def _weight_frame(weights, bars):
+    if not isinstance(bars, Bars):
+        raise DataError(f"bars are a {type(bars).__name__}, not Bars: a table of closes becomes "
+                        "Bars(close) (hybrid_ssm.data), with costs=... given to backtest")
+    if isinstance(weights, pd.Series) and not isinstance(weights.index, pd.MultiIndex):
+        if weights.name not in bars.symbols:
+            raise DataError(f"weights are a Series named {weights.name!r}, which is no symbol of "
+                            f"the bars: weights.rename('{bars.symbols[0]}') says whose they are")
+        return weights.to_frame()
+    if not isinstance(weights, (pd.DataFrame, pd.Series)):
+        raise DataError(f"weights are a {type(weights).__name__}: give a DataFrame, sessions x "
+                        "symbols, e.g. pd.DataFrame(weights, bars.sessions, bars.symbols)")
+    if isinstance(weights.index, pd.MultiIndex) or isinstance(weights.columns, pd.MultiIndex):
+        raise DataError("weights have an index of several levels: one row per session and one "
+                        "column per symbol, e.g. weights['weight'].unstack('symbol')")
+    return weights
 
 
-def _targets(weights, bars):
-    _check_axes(weights, bars)
-    values = weights.to_numpy(dtype=float)
+def _check_symbols(names, bars):
+    if not len(names):
+        raise DataError("weights have no column: give one per symbol")
+    for name in names:
+        if not isinstance(name, str):
+            raise DataError(f"weights have a column {name!r} ({type(name).__name__}), no symbol: "
+                            "weights.set_axis([...], axis=1) with names of the bars, such as "
+                            f"'{bars.symbols[0]}'", value=name)
+        if name not in bars.symbols:
+            raise DataError(f"weights name '{name}', which the bars do not have: "
+                            f"{nearest(name, bars.symbols)}", symbol=name)
+    for name in names[names.duplicated()]:
+        raise DataError(f"weights have several columns '{name}': keep one, or add them up with "
+                        "weights.T.groupby(level=0).sum().T", symbol=name)
+
+# %% ../nbs/06_backtest.ipynb #ba6fe795
+def _undated(index):
+    if isinstance(index, pd.PeriodIndex):
+        if index.freqstr == "D":
+            return "are dated by periods: weights.set_axis(weights.index.to_timestamp())"
+        return (f"are dated by periods such as {index[0]}, not by the session that decides: for "
+                "its last one, weights.set_axis(pd.Series(bars.sessions).groupby("
+                f"bars.sessions.to_period('{index.freqstr}')).max()[weights.index])")
+    if pd.api.types.is_numeric_dtype(index):
+        if index.min() > 19000000:
+            return (f"have numbers such as {index[0]} for dates: "
+                    "weights.set_axis(pd.to_datetime(weights.index.astype(str)))")
+        return ("are numbered, not dated: if the rows are the sessions of the bars, "
+                "weights.set_axis(bars.sessions)")
+    return (f"are dated by text or objects ({index[0]!r}): "
+            "weights.set_axis(pd.to_datetime(weights.index))")
+
+
+def _date_fault(index):
+    if not isinstance(index, pd.DatetimeIndex):
+        return _undated(index)
+    if index.hasnans:
+        return f"have no date in row {np.flatnonzero(index.isna())[0]}: date it, or drop it"
+    if index.tz is not None:
+        return f"have the time zone {index.tz}, sessions have none: weights.tz_localize(None)"
+    timed = index[index != index.normalize()]
+    if len(timed):
+        return (f"have a time of day, {timed[0]}, sessions have none: "
+                "weights.set_axis(weights.index.normalize())")
+    if index.has_duplicates:
+        return (f"have several rows for {index[index.duplicated()][0]:%Y-%m-%d}: keep one, e.g. "
+                "weights[~weights.index.duplicated(keep='last')]")
+    if not index.is_monotonic_increasing:
+        late = index[1:][index[1:] < index[:-1]][0]
+        return f"are not in order, {late:%Y-%m-%d} follows a later date: weights.sort_index()"
+    return None
+
+# %% ../nbs/06_backtest.ipynb #ff62523e
+def _rows(index, bars, rebalance):
+    fault = _date_fault(index) if len(index) else "have no row: give one per decision"
+    if fault:
+        raise DataError(f"weights {fault}", column="date")
+    where = bars.sessions.get_indexer(index)
+    if (where < 0).any():
+        raise DataError(f"weights have a row for {index[where < 0][0]:%Y-%m-%d}, which is no "
+                        f"session of the bars ({bars.sessions[0]:%Y-%m-%d} to "
+                        f"{bars.sessions[-1]:%Y-%m-%d}): date a row by the session that decides it")
+    holes = np.flatnonzero(np.diff(where) != 1)
+    if rebalance == "session" and len(holes):
+        hole = bars.sessions[where[holes[0]] + 1]
+        raise DataError(f"weights have no row for session {hole:%Y-%m-%d}, and every session is "
+                        "traded: rebalance='given' trades at the dates given and holds the units "
+                        "in between, rebalance='month' at the last session of each month")
+    return where
+
+
+def _values(weights):
+    for name, kind in weights.dtypes.items():
+        if not pd.api.types.is_numeric_dtype(kind):
+            raise DataError(f"weights of '{name}' are of type {kind}, not numbers: "
+                            "weights.astype(float)", symbol=name)
+    values = weights.to_numpy(dtype=float, na_value=np.nan)
     for t, i in np.argwhere(~np.isfinite(values))[:1]:
         raise DataError(f"weight of '{weights.columns[i]}' on {weights.index[t]:%Y-%m-%d} is "
                         f"{values[t, i]}: a target must be a number; write 0 for flat",
@@ -41,53 +120,214 @@ def _targets(weights, bars):
     return values
 
 # %% ../nbs/06_backtest.ipynb #eb0173c1
+def _check_currency(bars, names):
+    money = bars.instruments.loc[names, "currency"]
+    known = money[money != "unknown"].drop_duplicates()
+    if bars.excess is None and len(known) > 1:
+        (a, x), (b, y) = list(known.items())[:2]
+        raise DataError(f"symbols {a} ({x}), {b} ({y}) in one book: convert with "
+                        f"to_currency(bars, '{x}', rates)", symbol=b, column="currency", value=y)
+
+
+def _check_closes(bars, names, close):
+    if bars.excess is None:
+        for t, i in np.argwhere((close == 0) | np.isinf(close))[:1]:
+            raise DataError(f"the price of '{names[i]}' on {bars.sessions[t]:%Y-%m-%d} is "
+                            f"{close[t, i]:g}, from which no return can be counted: leave the row "
+                            "out, and where a listing ended worthless give its delisting and "
+                            "delisting_return = -1", symbol=names[i], session=bars.sessions[t],
+                            column="close", value=close[t, i])
+        return
+    seen = close == close
+    gap = seen & (np.cumsum(seen, axis=0) > 1) & bars.excess[names].isna().to_numpy()
+    for t, i in np.argwhere(gap)[:1]:
+        raise DataError(f"'{names[i]}' has a price but no return on {bars.sessions[t]:%Y-%m-%d}: "
+                        "a hole in given returns (excess) is not a return of 0",
+                        symbol=names[i], session=bars.sessions[t], column="excess")
+
+
+def _check_opens(bars, names, wanted, open_, close):
+    remedy = "use 'next_close'"
+    if bars.excess is not None:
+        raise DataError("fill='next_open' needs unadjusted opening prices; these bars have given "
+                        f"returns (back-adjusted): {remedy}")
+    for i, name in enumerate(names):
+        if not wanted[i] or np.isnan(close[:, i]).all():
+            continue
+        if np.isnan(open_[:, i]).all():
+            raise DataError(f"fill='next_open' needs opening prices, and '{name}' has none in "
+                            f"the sessions of the weights: {remedy}", symbol=name, column="open")
+        low = np.fmin(open_[:, i], close[:, i])
+        if bars.instruments.at[name, "allow_negative"] or (low <= 0).any():
+            raise DataError("fill='next_open' needs positive prices, to split a return at the "
+                            f"open; those of '{name}' can be negative (allow_negative; lowest "
+                            f"{np.nanmin(low):g}): {remedy}", symbol=name, column="open")
+        apart = np.abs(np.log(close[:, i] / open_[:, i]))
+        if (apart == apart).sum() >= 20 and np.nanmedian(apart) > .2:
+            raise DataError(f"the opens of '{name}' are typically {np.nanmedian(apart):.0%} away "
+                            f"from its closes: adjust both for splits and dividends, or {remedy}",
+                            symbol=name, column="open")
+
+# %% ../nbs/06_backtest.ipynb #59d7f60d
 class _Tape(NamedTuple):
-    "What the loop reads: arrays of sessions x symbols."
+    "What the loop reads: arrays of sessions x symbols, where nothing else is said."
     before: np.ndarray  # return up to the fill
     after: np.ndarray  # return from the fill to the close
+    grown: np.ndarray  # notional at the fill / notional at the last close, of the same units
+    grown_after: np.ndarray  # notional at the close / notional at the fill
     target: np.ndarray  # weights wanted at the fill
-    tradable: np.ndarray  # is there a price to fill at
+    tradable: np.ndarray  # is there an order, and a price to fill it at
     roll: np.ndarray  # 1 where the contract changed
+    closing: np.ndarray  # a delisted position turns into cash
+    unstated: np.ndarray  # ... with a return that nobody stated
+    years: np.ndarray  # per session: calendar time whose borrow and financing are due
+    fees: np.ndarray  # per symbol: yearly borrow fee
+    financing: float  # yearly rate on negative cash
 
 
-def _open_split(bars, returns, weights):
+def _moves(bars, names, span, close, fill, wanted):
+    "Returns before and after the fill, growth of the notional, and the prices to fill at."
+    returns = bars.returns[names].to_numpy(dtype=float)[span]
+    returns = np.where(returns == returns, returns, 0.)
+    grown, priced = np.abs(1 + returns), (close == close)[span]
+    if bars.excess is None and (close <= 0).any():  # below zero a unit grows as its price falls
+        level = bars.close[names].ffill().abs()
+        grown = (level / level.shift()).fillna(1.).to_numpy()[span]
+    still = np.zeros_like(returns)
+    if fill != "next_open":
+        return returns, still, grown, still + 1, priced
     if bars.open is None:
         raise DataError("fill='next_open' needs opening prices, which these bars do not have: "
-                        "use fill='next_close'")
-    open_, close = (f.loc[weights.index, weights.columns] for f in (bars.open, bars.close))
-    for symbol in weights.columns[open_.isna().all() & (weights != 0).any()]:
-        raise DataError(f"fill='next_open' needs opening prices, and '{symbol}' has none between "
-                        f"{weights.index[0]:%Y-%m-%d} and {weights.index[-1]:%Y-%m-%d}: "
-                        "use fill='next_close'")
-    after = (close / open_ - 1).fillna(0.).to_numpy()
-    return (1 + returns) / (1 + after) - 1, after, (open_.notna() & close.notna()).to_numpy()
+                        "use 'next_close'")
+    open_, close = bars.open[names].to_numpy(dtype=float)[span], close[span]
+    _check_opens(bars, names, wanted, open_, close)
+    after = close / open_
+    priced, after = after == after, np.where(after == after, after, 1.)
+    return grown / after - 1, after - 1, grown / after, after, priced
 
 # %% ../nbs/06_backtest.ipynb #d5cad9ad
-_PATIENCE = 21  # sessions without a price after which a position is closed at the last one
+def _per_symbol(given, names, column):
+    "Numbers by symbol; NaN where none is given."
+    if not isinstance(given, (Mapping, pd.Series)):
+        given = dict.fromkeys(names, given)
+    raw = pd.Series(given, dtype=object).reindex(names)
+    number = pd.to_numeric(raw, errors="coerce").astype(float)
+    for name in names[(number.isna() & raw.notna()).to_numpy()]:
+        raise DataError(f"{column} of '{name}' is {raw[name]!r}, not a number: write a fraction "
+                        "such as .01", symbol=name, column=column, value=raw[name])
+    return number
 
 
-def _settled(target, tradable, observed):
-    "Orders and their fillability, with positions in vanished symbols closed."
-    gone = observed.rolling(_PATIENCE, min_periods=1).max().to_numpy() == 0
-    return np.where(gone, 0., target), tradable | gone
+def _delisting_returns(bars, names, given):
+    column = "delisting_return"
+    table = _per_symbol(bars.instruments.get(column, np.nan), names, column)
+    own = _per_symbol(np.nan if given is None else given, names, column)
+    named = isinstance(given, (Mapping, pd.Series))  # one number is only for those not stated
+    stated = own.fillna(table) if named else table.fillna(own)
+    for name in names[((stated < -1) | (stated == np.inf)).to_numpy()]:
+        raise DataError(f"{column} of '{name}' is {stated[name]:g}: give a fraction of -1 or more, "
+                        "-.3 is a loss of 30 %", symbol=name, column=column, value=stated[name])
+    return stated.to_numpy()
+
+
+def _delistings(bars, names, close):
+    "Rows and columns in which positions turn into cash."
+    days = bars.instruments["delisting"] if "delisting" in bars.instruments else {}
+    for column, name in enumerate(names):
+        day, seen = days.get(name), close[:, column] == close[:, column]
+        if pd.isna(day):
+            continue
+        day = f"{day:.0f}" if isinstance(day, (int, float, np.number)) else day
+        row = bars.sessions.searchsorted(parse_day(day, f"delisting of '{name}'"))
+        row += row < len(seen) and seen[row]  # that session's return is earned, then it ends
+        for late in bars.sessions[row:][seen[row:]][:1]:
+            raise DataError(f"'{name}' has a price on {late:%Y-%m-%d}, after its delisting on "
+                            f"{day}: correct the row, or `delisting` in the instrument table",
+                            symbol=name, session=late, column="delisting", value=day)
+        if row < len(seen) and seen[:row].any():
+            yield row, column
+
+# %% ../nbs/06_backtest.ipynb #0a8dc0ca
+def _yearly_fees(borrow, bars, names, values):
+    if bars.excess is not None:
+        return np.zeros(len(names))
+    given = bars.instruments.get("borrow", 0.) if borrow is None else borrow
+    fees = _per_symbol(given, names, "borrow").to_numpy()
+    short = (values < 0).any(axis=0)
+    for i in np.flatnonzero((fees < 0) | (fees == np.inf) | (short & (fees != fees)))[:1]:
+        raise DataError(f"the borrow fee of '{names[i]}' is {fees[i]:g}: give a yearly fraction "
+                        ">= 0 for every symbol sold short, borrow=.005 or the column borrow of the "
+                        "instrument table", symbol=names[i], column="borrow", value=fees[i])
+    return np.nan_to_num(fees)
+
+
+def _yearly_financing(financing, bars):
+    if isinstance(financing, str) or not np.isscalar(financing) or not 0 <= financing < np.inf:
+        raise DataError(f"financing = {financing!r}: give the yearly rate on negative cash, a "
+                        "fraction >= 0 such as .03", column="financing", value=financing)
+    return 0. if bars.excess is not None else float(financing)
+
+
+def _due(days, active):
+    "Years since the last session in which anything could happen, at each such session."
+    years, at = np.zeros(len(days)), np.flatnonzero(active)
+    gone = np.diff(days.to_numpy()[at]) / np.timedelta64(1, "D")
+    years[at[1:]] = gone / DAYS_PER_YEAR
+    return years
 
 # %% ../nbs/06_backtest.ipynb #9a5b7d3e
-def _tape(weights, bars, fill):
-    target = _targets(weights, bars)
-    grid = dict(index=weights.index, columns=weights.columns)
-    returns = bars.returns.reindex(**grid).fillna(0.).to_numpy(dtype=float)
-    tradable = bars.observed.reindex(**grid).to_numpy()
-    before, after = returns, np.zeros_like(returns)
-    if fill == "next_open":
-        before, after, tradable = _open_split(bars, returns, weights)
-    if fill != "close":  # one session late: the first session has no order yet
-        target = np.vstack([np.zeros_like(target[:1]), target[:-1]])
-        tradable = np.vstack([np.zeros_like(tradable[:1]), tradable[1:]])
-    target, tradable = _settled(target, tradable, bars.observed.reindex(**grid))
-    roll = np.zeros_like(returns)
-    if "roll" in bars.extras:
-        roll = bars.extras["roll"].reindex(**grid).fillna(0).to_numpy(dtype=float)
-    return _Tape(*map(np.ascontiguousarray, (before, after, target, tradable, roll)))
+_PERIODS = {"session": None, "given": None, "week": "W", "month": "M", "quarter": "Q", "year": "Y"}
+
+
+def _orders(days, rows, rebalance, late, priced):
+    "For each session the row of weights that is filled in it; -1 = no order."
+    decided, used = rows, np.arange(len(rows))
+    if _PERIODS[rebalance]:
+        period = days.to_period(_PERIODS[rebalance]).asi8
+        decided = np.searchsorted(period, period[rows], side="right") - 1
+        last = np.append(decided[1:] != decided[:-1], True)  # of the rows given in one period
+        decided, used = decided[last], used[last]
+    live = np.flatnonzero(priced.any(axis=1))  # an order never falls on a day without a market
+    at = np.searchsorted(live, decided + late)
+    order = np.full(len(days), -1)
+    last = np.append(at[1:] != at[:-1], True) & (at < len(live))
+    order[live[at[last]]] = used[last]
+    return order
+
+
+def _rolls(bars, names, close, span):
+    "The roll flags; one in a session without a price is paid at the next price."
+    if "roll" not in bars.extras:
+        return np.zeros((span.stop - span.start, len(names)))
+    count = bars.extras["roll"][names].astype(float).fillna(0.).cumsum()
+    count = count.where(close == close).ffill().fillna(0.)
+    return count.diff().fillna(count).to_numpy(dtype=float)[span]
+
+# %% ../nbs/06_backtest.ipynb #1f311134
+def _tape(weights, bars, rows, fill, rebalance, terms):
+    names, values = weights.columns, _values(weights)
+    close = bars.close[names].to_numpy(dtype=float)
+    _check_currency(bars, names)
+    _check_closes(bars, names, close)
+    end = rows[-1] + 1 if rebalance == "session" else len(bars.sessions)
+    span = slice(rows[0], end)
+    days = bars.sessions[span]
+    before, after, grown, grown_after, priced = _moves(bars, names, span, close, fill,
+                                                       (values != 0).any(axis=0))
+    order = _orders(days, rows - rows[0], rebalance, int(fill != "close"), priced)
+    tradable = priced & (order >= 0)[:, None]
+    closing, unstated = np.zeros((2, *before.shape), dtype=bool)
+    returns = _delisting_returns(bars, names, terms["delisting_return"])
+    for row, column in _delistings(bars, names, close):
+        if rows[0] <= row < end:
+            t = row - rows[0]
+            closing[t, column], unstated[t, column] = True, np.isnan(returns[column])
+            before[t, column] = np.nan_to_num(returns[column])
+    active = closing.any(axis=1) | (close == close)[span].any(axis=1)
+    return days, _Tape(before, after, grown, grown_after, values[order], tradable,
+                       _rolls(bars, names, close, span), closing, unstated, _due(days, active),
+                       _yearly_fees(terms["borrow"], bars, names, values),
+                       _yearly_financing(terms["financing"], bars))
 
 # %% ../nbs/06_backtest.ipynb #6f17aed8
 class RuinError(ValueError):
@@ -104,32 +344,64 @@ def _alive(
     return equity
 
 # %% ../nbs/06_backtest.ipynb #5418175b
-def _books(tape, fraction, sessions):
-    n, shape = len(sessions), tape.target.shape
-    gross, costs = np.zeros(n), np.zeros(n)
-    weights, trades, rolled = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    held = np.zeros(shape[1])
-    for t in range(n):
-        moved = held * (1 + tape.before[t])  # the market moves first; units: yesterday's equity
-        value = _alive(1 + held @ tape.before[t], sessions[t])
-        drift = moved / value
-        trades[t] = np.where(tape.tradable[t], tape.target[t] - drift, 0.)
-        rolled[t] = roll_cost(drift, tape.roll[t], 1.)
-        costs[t] = cost_of(trades[t], fraction).sum() + cost_of(rolled[t], fraction).sum()
-        left = _alive(value - costs[t], sessions[t])
-        position = np.where(tape.tradable[t], tape.target[t] * left, moved)
-        gain = position @ tape.after[t]  # the rest of the session, earned by the new weights
-        gross[t] = value - 1 + gain
-        held = weights[t] = position * (1 + tape.after[t]) / _alive(left + gain, sessions[t])
-    return gross, costs, weights, trades, rolled
+def _closed(tape, t, moved, names, session):
+    "Delisted positions turned into cash."
+    for i in np.flatnonzero(tape.unstated[t] & (moved != 0))[:1]:
+        raise DataError(f"'{names[i]}' is held at its delisting, settled on {session:%Y-%m-%d}, "
+                        "and its delisting_return is not stated: give it in the instrument table "
+                        "(column delisting_return), or backtest(..., delisting_return=-.3), a "
+                        "number or a mapping by symbol", symbol=names[i], session=session,
+                        column="delisting_return")
+    return np.where(tape.closing[t], 0., moved)
 
-# %% ../nbs/06_backtest.ipynb #c92a264e
-class _Account:
-    "The account in money and the display, shared by every `BacktestResult`."
+
+def _books(tape, fraction, days, names):
+    n, shape = len(days), tape.target.shape
+    gross, due, costs, value = np.zeros((4, n))
+    weights, trades, rolled = np.zeros((3, *shape))
+    ends, rolls = tape.closing.any(axis=1), tape.roll.any(axis=1)
+    held, lent = np.zeros(shape[1]), tape.financing > 0 or bool(tape.fees.any())
+    for t in range(n):
+        if lent:  # due on what was held since the last price
+            owed = tape.financing * max(held.sum() - 1, 0.) - np.minimum(held, 0.) @ tape.fees
+            due[t] = owed * tape.years[t]
+        gain, moved = held @ tape.before[t], held * tape.grown[t]  # the market moves, units stay
+        if ends[t]:
+            moved = _closed(tape, t, moved, names, days[t])
+        value[t] = _alive(1 + gain - due[t], days[t])
+        trades[t] = np.where(tape.tradable[t], tape.target[t] - moved / value[t], 0.)
+        paid = cost_of(trades[t], fraction).sum()
+        if rolls[t]:
+            rolled[t] = roll_cost(moved / value[t], tape.roll[t], 1.)
+            paid += cost_of(rolled[t], fraction).sum()
+        costs[t] = paid * value[t]  # charged on the equity at the time of the trade
+        left = _alive(value[t] - costs[t], days[t])
+        position = np.where(tape.tradable[t], tape.target[t] * left, moved)
+        later = position @ tape.after[t]  # the rest of the session, earned by the new weights
+        gross[t] = gain + later
+        held = weights[t] = position * tape.grown_after[t] / _alive(left + later, days[t])
+    return gross, due, costs + due, value, weights, trades, rolled
+
+# %% ../nbs/06_backtest.ipynb #51d73975
+@dataclass(frozen=True, eq=False, repr=False)
+class BacktestResult:
+    "The books of one strategy, session by session."
+    gross_returns: pd.Series  # before all costs of the session, share of the previous equity
+    net_returns: pd.Series  # gross - costs
+    costs: pd.Series  # trading, rolling, borrow and financing, share of the previous equity
+    financing_costs: pd.Series  # of these: fees on short positions, interest on negative cash
+    turnover: pd.Series  # sum over symbols of |trade|, one way, share of the equity at the fill
+    rolled: pd.Series  # sum over symbols of the |weight| carried into a new contract
+    fill_equity: pd.Series  # at the fill, before its costs, as a multiple of the previous equity
+    equity: pd.Series  # after the close; 1 before the first session
+    weights: pd.DataFrame  # held after the close
+    trades: pd.DataFrame  # signed change of weight at the fill, share of the equity there
+    fill: str = "close"  # 'close', 'next_close' or 'next_open'
+    periods: float | None = None  # sessions per year; None = counted from the dates
 
     @property
     def positions(self)->pd.DataFrame:
-        "Value of each position after the close, in units of starting capital."
+        "Notional of each position after the close, in units of starting capital."
         return self.weights.mul(self.equity, axis=0)
 
     @property
@@ -137,10 +409,19 @@ class _Account:
         "What is not invested; above the equity where the book is net short."
         return self.equity - self.positions.sum(axis=1)
 
-    def window(self, start=None, end=None):
+    @property
+    def periods_per_year(self)->float:
+        "Sessions per year: `periods` where it is set, else counted from the dates."
+        return periods_per_year(self.equity.index) if self.periods is None else float(self.periods)
+
+    def window(self, start=None, end=None)->"BacktestResult":
         "The same books from `start` to `end`, both included, the equity starting at 1 again."
-        cut = {k: v.loc[start:end] for k, v in vars(self).items() if k != "fill"}
-        return type(self)(**cut | {"equity": (1 + cut["net_returns"]).cumprod()}, fill=self.fill)
+        cut = {k: v.loc[start:end] for k, v in vars(self).items() if hasattr(v, "loc")}
+        if not len(cut["equity"]):
+            days = self.equity.index
+            raise DataError(f"no session from {start} to {end}: the books cover "
+                            f"{days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}")
+        return replace(self, **cut | {"equity": (1 + cut["net_returns"]).cumprod()})
 
     def __repr__(self):
         days = self.equity.index
@@ -152,44 +433,45 @@ class _Account:
         line = self.equity.iloc[::max(len(self.equity) // 200, 1)]
         y = 38 - 36 * (line - line.min()) / ((line.max() - line.min()) or 1.)
         points = " ".join(f"{i * 240 / len(line):.1f},{v:.1f}" for i, v in enumerate(y))
-        days = self.equity.index
+        days, owed = self.equity.index, self.financing_costs.sum()
         return (f"<b>Backtest</b> {len(days):,} sessions x {self.weights.shape[1]} symbols, "
                 f"{days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}, filled at {self.fill}<br>"
                 f"1.00 became {self.equity.iloc[-1]:.2f} net of costs that sum to "
-                f"{self.costs.sum():.2%}; traded {self.turnover.sum() * 252 / len(days):.1f} "
-                f"times the equity a year<br><svg width='240' height='40'><polyline fill='none' "
-                f"stroke='#0072B2' points='{points}'/></svg>")
-
-# %% ../nbs/06_backtest.ipynb #51d73975
-@dataclass(frozen=True, eq=False, repr=False)
-class BacktestResult(_Account):
-    "The books of one strategy, session by session."
-    gross_returns: pd.Series  # before the costs of the session, share of the previous equity
-    net_returns: pd.Series  # gross - costs
-    costs: pd.Series  # trading and rolling, share of the previous equity
-    turnover: pd.Series  # sum over symbols of |trade|, one way
-    rolled: pd.Series  # sum over symbols of the |weight| carried into a new contract
-    equity: pd.Series  # after the close; 1 before the first session
-    weights: pd.DataFrame  # held after the close
-    trades: pd.DataFrame  # signed change of weight at the fill
-    fill: str = "close"  # 'close', 'next_close' or 'next_open'
+                f"{self.costs.sum():.2%} (borrow and financing: "
+                f"{f'{owed:.2%}' if owed else 'none'}); traded "
+                f"{self.turnover.mean() * self.periods_per_year:.1f} times the equity a year<br>"
+                "<svg width='240' height='40'><polyline fill='none' stroke='#0072B2' "
+                f"points='{points}'/></svg>")
 
 # %% ../nbs/06_backtest.ipynb #6d10de8a
 def backtest(
-    weights:pd.DataFrame, # targets decided at each close, sessions x symbols, no NaN
+    weights:pd.DataFrame|pd.Series, # targets decided at each close, sessions x symbols, no NaN
     bars:Bars, # prices of these symbols in these sessions
     costs:Costs=None, # one-way fraction; None = cost_fraction of the bars
     fill:str="close", # 'close', 'next_close' or 'next_open'
+    rebalance:str="session", # trade every 'session', at the last of each 'week', 'month',
+    # 'quarter' or 'year' of the bars, or only at the dates 'given'; units are kept in between
+    borrow:Costs=None, # yearly fee on short positions; None = column borrow of the bars, else 0
+    financing:float=0., # yearly rate on negative cash; neither is charged on given (excess) returns
+    delisting_return:Costs=None, # earned after the last price: a number where the table states none
 )->BacktestResult: # raises DataError on bad weights or costs, RuinError where equity reaches 0
     "Run target weights through the market and keep the books, costs included."
-    if fill not in ("close", "next_close", "next_open"):
-        raise ValueError(f"fill={fill!r} is unknown: choose 'close', 'next_close' or 'next_open'")
-    tape, days, names = _tape(weights, bars, fill), weights.index, weights.columns
-    fraction = instrument_costs(bars.select(list(names)), costs).to_numpy()
-    gross, cost, held, trades, rolled = _books(tape, fraction, days)
-    series = dict(gross_returns=gross, net_returns=gross - cost, costs=cost,
-                  turnover=np.abs(trades).sum(1), rolled=rolled.sum(1),
+    for name, value, known in (("fill", fill, ("close", "next_close", "next_open")),
+                               ("rebalance", rebalance, tuple(_PERIODS))):
+        if value not in known:
+            raise DataError(f"{name}={value!r} is unknown: choose {', '.join(map(repr, known))}")
+    weights = _weight_frame(weights, bars)
+    names = weights.columns
+    _check_symbols(names, bars)
+    chosen = bars if names.equals(bars.symbols) else bars.select(list(names))
+    rows = _rows(weights.index, bars, rebalance)
+    terms = dict(borrow=borrow, financing=financing, delisting_return=delisting_return)
+    days, tape = _tape(weights, bars, rows, fill, rebalance, terms)
+    fraction = instrument_costs(chosen, costs).to_numpy()
+    gross, due, cost, value, held, trades, rolled = _books(tape, fraction, days, names)
+    series = dict(gross_returns=gross, net_returns=gross - cost, costs=cost, financing_costs=due,
+                  turnover=np.abs(trades).sum(1), rolled=rolled.sum(1), fill_equity=value,
                   equity=np.cumprod(1 + gross - cost))
-    tables = dict(weights=held, trades=trades)
-    return BacktestResult(**{k: pd.Series(v, days, name=k) for k, v in series.items()}, fill=fill,
-                          **{k: pd.DataFrame(v, days, names) for k, v in tables.items()})
+    return BacktestResult(**{k: pd.Series(v, days, name=k) for k, v in series.items()},
+                          weights=pd.DataFrame(held, days, names), fill=fill,
+                          trades=pd.DataFrame(trades, days, names), periods=bars.periods)

@@ -23,7 +23,7 @@ from .attention import AttentionCache, WindowedAttention
 from .data import Bars, DataError
 from .handler import Sequences
 from .hybrid import (LawHead, ModelOutput, PoolCache, PositionHead, SequenceModel,
-                               VariableSelection, multi_scale)
+                               VariableSelection, drawn_from, multi_scale)
 from .ssm import ConfigError, ModelInputError, SelectiveSSM, SSMState
 from .targets import known_at_close, volatility
 
@@ -234,12 +234,14 @@ class LSTMBaseline(SequenceModel):
         input_dim:int, # features per session
         n_layers:int=2, # layers
         horizons:tuple=(1, 5, 21), # sessions ahead, one law each
+        seed:int|None=0, # of the initial weights; None = torch's global generator
     ):
-        super().__init__(dict(hidden_dim=hidden_dim, input_dim=input_dim, n_layers=n_layers,
-                              horizons=list(horizons)))
-        self.lstm = nn.LSTM(2 * input_dim, hidden_dim, n_layers, batch_first=True)
-        self.norm, self.law = nn.LayerNorm(hidden_dim), LawHead(hidden_dim, len(horizons))
-        self.position = PositionHead(len(horizons))
+        with drawn_from(seed) as seed:
+            super().__init__(dict(hidden_dim=hidden_dim, input_dim=input_dim, n_layers=n_layers,
+                                  horizons=list(horizons), seed=seed))
+            self.lstm = nn.LSTM(2 * input_dim, hidden_dim, n_layers, batch_first=True)
+            self.norm, self.law = nn.LayerNorm(hidden_dim), LawHead(hidden_dim, len(horizons))
+            self.position = PositionHead(len(horizons))
 
     def init_cache(self, batch_size:int)->LSTMCache: # zeros
         "The cache before the first session"
@@ -269,13 +271,15 @@ class VSNLSTMBaseline(SequenceModel):
         input_dim:int, # features per session
         n_layers:int=2, # layers
         horizons:tuple=(1, 5, 21), # sessions ahead, one law each
+        seed:int|None=0, # of the initial weights; None = torch's global generator
     ):
-        super().__init__(dict(hidden_dim=hidden_dim, input_dim=input_dim, n_layers=n_layers,
-                              horizons=list(horizons)))
-        self.select = VariableSelection(input_dim, hidden_dim)
-        self.lstm = nn.LSTM(hidden_dim, hidden_dim, n_layers, batch_first=True)
-        self.norm, self.law = nn.LayerNorm(hidden_dim), LawHead(hidden_dim, len(horizons))
-        self.position = PositionHead(len(horizons))
+        with drawn_from(seed) as seed:
+            super().__init__(dict(hidden_dim=hidden_dim, input_dim=input_dim, n_layers=n_layers,
+                                  horizons=list(horizons), seed=seed))
+            self.select = VariableSelection(input_dim, hidden_dim)
+            self.lstm = nn.LSTM(hidden_dim, hidden_dim, n_layers, batch_first=True)
+            self.norm, self.law = nn.LayerNorm(hidden_dim), LawHead(hidden_dim, len(horizons))
+            self.position = PositionHead(len(horizons))
 
     def init_cache(self, batch_size:int)->VSNLSTMCache: # zeros
         "The cache before the first session"
@@ -352,10 +356,13 @@ class TransformerBaseline(_Stack):
         num_heads:int=4, # heads; must divide dim
         window:int=252, # sessions each head looks back
         horizons:tuple=(1, 5, 21), # sessions ahead, one law each
+        seed:int|None=0, # of the initial weights; None = torch's global generator
     ):
-        super().__init__(dict(dim=dim, input_dim=input_dim, n_layers=n_layers, num_heads=num_heads,
-                              window=window, horizons=list(horizons)))
-        self._stack(_TransformerBlock(dim, num_heads, window) for _ in range(n_layers))
+        with drawn_from(seed) as seed:
+            super().__init__(dict(dim=dim, input_dim=input_dim, n_layers=n_layers,
+                                  num_heads=num_heads, window=window,
+                                  horizons=list(horizons), seed=seed))
+            self._stack(_TransformerBlock(dim, num_heads, window) for _ in range(n_layers))
 
 # %% ../nbs/04a_baselines.ipynb #f8457ab1
 class SSMCache(NamedTuple):
@@ -384,10 +391,13 @@ class SSMBaseline(_Stack):
         num_heads:int=4, # heads; must divide dim
         state_dim:int=16, # rows of the state of each head
         horizons:tuple=(1, 5, 21), # sessions ahead, one law each
+        seed:int|None=0, # of the initial weights; None = torch's global generator
     ):
-        super().__init__(dict(dim=dim, input_dim=input_dim, n_layers=n_layers, num_heads=num_heads,
-                              state_dim=state_dim, horizons=list(horizons)))
-        self._stack(_SSMBlock(dim, num_heads, state_dim) for _ in range(n_layers))
+        with drawn_from(seed) as seed:
+            super().__init__(dict(dim=dim, input_dim=input_dim, n_layers=n_layers,
+                                  num_heads=num_heads, state_dim=state_dim,
+                                  horizons=list(horizons), seed=seed))
+            self._stack(_SSMBlock(dim, num_heads, state_dim) for _ in range(n_layers))
 
 # %% ../nbs/04a_baselines.ipynb #2811be7c
 def trailing_average(
@@ -419,14 +429,16 @@ class DLinearBaseline(SequenceModel):
         window:int=63, # sessions it looks back, today among them
         kernel:int=21, # sessions in the moving average
         horizons:tuple=(1, 5, 21), # sessions ahead, one law each
+        seed:int|None=0, # of the initial weights; None = torch's global generator
     ):
-        super().__init__(dict(dim=dim, input_dim=input_dim, window=window, kernel=kernel,
-                              horizons=list(horizons)))
-        _check_kernel(kernel, window)
-        self.embed = nn.Linear(2 * input_dim, dim, bias=False)
-        start = lambda: nn.Parameter(torch.randn(dim, window) / window ** .5)
-        self.trend, self.rest = start(), start()
-        self.law, self.position = LawHead(dim, len(horizons)), PositionHead(len(horizons))
+        with drawn_from(seed) as seed:
+            super().__init__(dict(dim=dim, input_dim=input_dim, window=window, kernel=kernel,
+                                  horizons=list(horizons), seed=seed))
+            _check_kernel(kernel, window)
+            self.embed = nn.Linear(2 * input_dim, dim, bias=False)
+            start = lambda: nn.Parameter(torch.randn(dim, window) / window ** .5)
+            self.trend, self.rest = start(), start()
+            self.law, self.position = LawHead(dim, len(horizons)), PositionHead(len(horizons))
 
     def init_cache(self, batch_size:int)->DLinearCache: # zeros
         "The cache before the first session"
@@ -479,7 +491,7 @@ class _Tabular(SequenceModel):
     def __init__(self, config):
         super().__init__(config)
         n, fixed = len(config['horizons']), partial(nn.Parameter, requires_grad=False)
-        self.position = PositionHead(n).requires_grad_(False)
+        with drawn_from(): self.position = PositionHead(n).requires_grad_(False)
         self.scale, self.df = fixed(torch.ones(n)), fixed(torch.full((n,), 6.))
         self.base = fixed(torch.zeros(n))
 

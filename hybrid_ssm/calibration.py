@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Outcomes', 'outcomes', 'Estimate', 'dependent_mean', 'pit', 'calibration_verdict', 'dominant_regime', 'CoverageTable',
            'coverage', 'Reliability', 'reliability', 'law_crps', 'law_log_score', 'law_interval', 'sharpness',
-           'ScoreTable', 'score_table', 'Calibration', 'fit_calibration', 'ConformalIntervals', 'adaptive_conformal',
-           'coverage_of']
+           'ScoreTable', 'score_table', 'Calibration', 'fit_calibration', 'check_calibratable', 'ConformalIntervals',
+           'adaptive_conformal', 'coverage_of']
 
 # %% ../nbs/05a_calibration.ipynb #b26c6001
 from collections.abc import Sequence
@@ -392,9 +392,26 @@ def score_table(
         out[h, "Brier"] = dependent_mean((law_direction(*law[1:]) - up) ** 2, h)
     return ScoreTable(out)
 
-# %% ../nbs/05a_calibration.ipynb #9f31f93c
-class _CalibrationFace:
-    "Storage and display of a `Calibration`."
+# %% ../nbs/05a_calibration.ipynb #ad41ba25
+@dataclass(frozen=True, repr=False)
+class Calibration:
+    "Factors on the scale and on the location of a law, fitted on the past."
+    scale: dict  # horizon -> factor on sigma; above 1, the law was too narrow
+    shrink: dict  # horizon -> factor on mu in [0, 1]
+    error: dict = field(default_factory=dict)  # horizon -> standard error of log(scale)
+    outcomes: dict = field(default_factory=dict)  # horizon -> labels the fit rests on
+    until: str = ""  # labels known before this session were used
+
+    def apply(self, forecast:Forecast)->Forecast:
+        "The same forecast with mended laws; positions and regimes are left alone."
+        missing = [h for h in forecast.horizons if h not in self.scale]
+        if missing:
+            raise DataError(f"horizon {missing[0]} was not calibrated: fit on a forecast that has "
+                            f"it; this one knows {tuple(self.scale)}", rule="unknown horizon",
+                            value=missing[0])
+        mean = {h: self.shrink[h] * f for h, f in forecast.mean.items()}
+        scale = {h: self.scale[h] * f for h, f in forecast.scale.items()}
+        return replace(forecast, mean=mean, scale=scale)
 
     def to_dict(self)->dict:
         "Plain numbers and strings, ready for JSON."
@@ -421,27 +438,6 @@ class _CalibrationFace:
     def _repr_html_(self):
         table = self.frame.to_html(border=0, float_format="{:.3f}".format)
         return f"<b>Calibration</b> on labels known before {self.until or 'the end'}{table}"
-
-# %% ../nbs/05a_calibration.ipynb #ad41ba25
-@dataclass(frozen=True, repr=False)
-class Calibration(_CalibrationFace):
-    "Factors on the scale and on the location of a law, fitted on the past."
-    scale: dict  # horizon -> factor on sigma; above 1, the law was too narrow
-    shrink: dict  # horizon -> factor on mu in [0, 1]
-    error: dict = field(default_factory=dict)  # horizon -> standard error of log(scale)
-    outcomes: dict = field(default_factory=dict)  # horizon -> labels the fit rests on
-    until: str = ""  # labels known before this session were used
-
-    def apply(self, forecast:Forecast)->Forecast:
-        "The same forecast with mended laws; positions and regimes are left alone."
-        missing = [h for h in forecast.horizons if h not in self.scale]
-        if missing:
-            raise DataError(f"horizon {missing[0]} was not calibrated: fit on a forecast that has "
-                            f"it; this one knows {tuple(self.scale)}", rule="unknown horizon",
-                            value=missing[0])
-        mean = {h: self.shrink[h] * f for h, f in forecast.mean.items()}
-        scale = {h: self.scale[h] * f for h, f in forecast.scale.items()}
-        return replace(forecast, mean=mean, scale=scale)
 
 # %% ../nbs/05a_calibration.ipynb #afdf379d
 def _scaled_loss(parameters, y, mean, scale, df):
@@ -514,6 +510,16 @@ def fit_calibration(
         fits |= dict.fromkeys(group, _fit_scaling(o, max(group)))
     columns = [{h: fit[i] for h, fit in fits.items()} for i in range(4)]
     return Calibration(*columns, until="" if day is None else f"{day:%Y-%m-%d}")
+
+# %% ../nbs/05a_calibration.ipynb #4578cf99
+def check_calibratable(
+    learner:object, # a model or a forecast
+    name:str='', # what it is called, for the message
+)->None: # raises DataError where it says no predictive law
+    "Whether there is a law to recalibrate; asked before a training, it saves the training."
+    if not getattr(learner, "horizons", ()):
+        raise DataError(f"calibrate needs a predictive law, but {name or type(learner).__name__} "
+                        "has none: leave it out, or set calibrate to False", rule="no law")
 
 # %% ../nbs/05a_calibration.ipynb #33ebd00a
 @dataclass(frozen=True, eq=False, repr=False)

@@ -165,19 +165,23 @@ class KeepBest(Callback):
     ):
         self.patience = patience
 
+    def _copy(self, model): return {k: v.detach().clone() for k, v in model.state_dict().items()}
+
     def _wait(self, run):
         waited = len(run.history.rows) - 1 - run.history.best_epoch
         run.stop |= self.patience is not None and waited >= self.patience
 
     def before_fit(self, run:Run)->None:
-        "A resumed run that had stopped early stays stopped."
+        "Copy trained weights that a run begins with; a resumed run that had stopped stays stopped."
+        if run.history.start is not None and run.best is None:
+            run.best = self._copy(run.model)
         if run.history.rows:
             self._wait(run)
 
     def after_epoch(self, run:Run)->None:
         "Copy the weights if this epoch is the best so far."
         if run.history.best_epoch == run.epoch:
-            run.best = {k: v.detach().clone() for k, v in run.judged.state_dict().items()}
+            run.best = self._copy(run.judged)
         self._wait(run)
 
     def after_fit(self, run:Run)->None:
@@ -390,6 +394,11 @@ class Checkpoint(Callback):
             flat, words = _numbers(run, self.callbacks), _words(run)
             meta = dict(run=words, sha256=_digest(flat, words))
             write_atomic(self.folder / "last.safetensors", save(flat, meta))
+
+    def before_fit(self, run:Run)->None:
+        "The model that a run begins with, while it is the best."
+        if run.main and run.history.start is not None and not run.step:
+            run.model.save(self.folder / "best", **self.card())
 
     def after_step(self, run:Run)->None:
         "Where asked."

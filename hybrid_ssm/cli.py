@@ -50,6 +50,10 @@ _OPTIONS = (  # flag, key of the configuration it overrides, metavar, type, help
     ("--threads", "train.threads", "N", int, "threads of the tensor library"),
     ("--cost-bps", "costs.bps", "X", float, "one-way cost for all symbols, basis points"),
     ("--fill", "costs.fill", "WHEN", str, "close, next_close or next_open"),
+    ("--borrow", "costs.borrow", "X", float, "yearly fee on what is sold short, as a fraction"),
+    ("--financing", "costs.financing", "X", float, "yearly rate on positions beyond the equity"),
+    ("--delisting-return", "costs.delisting_return", "X", float, "return after the last price"),
+    ("--periods", "data.periods", "N", float, "periods per year, instead of counting the dates"),
     ("--volatility-target", "risk.volatility_target", "X", float, "annual, as a fraction"))
 
 # %% ../nbs/13_cli.ipynb #b3eaaa0b
@@ -99,9 +103,12 @@ def _sections(
     return {section: replace(getattr(config, section), **new) for section, new in out.items()}
 
 # %% ../nbs/13_cli.ipynb #bc812f93
-def peak_memory()->float: # GB; the sum over this process and the largest of its children
+def peak_memory()->float: # GB; this process and the largest of its children; NaN where unknown
     "Peak resident memory so far."
-    import resource
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
     kind = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     unit = 1e9 if sys.platform == "darwin" else 1e6  # bytes on macOS, kilobytes on Linux
     return sum(resource.getrusage(k).ru_maxrss for k in kind) / unit
@@ -121,7 +128,9 @@ def run_command(
     result = Experiment(config).run(options.out, options.resume, not options.no_progress)
     print(f"\n{config.title}\n\n{result}\n")
     print(f"report   {result.folder / 'report.html'}")
-    print(f"time     {time.perf_counter() - began:.0f} s\nmemory   {peak_memory():.2f} GB peak")
+    print(f"time     {time.perf_counter() - began:.0f} s")
+    if (peak := peak_memory()) == peak:
+        print(f"memory   {peak:.2f} GB peak")
     return 0 if result.complete else 130
 
 # %% ../nbs/13_cli.ipynb #64a70e3c

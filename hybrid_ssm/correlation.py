@@ -455,7 +455,8 @@ def company(window:np.ndarray, # (w, N) returns, NaN where a symbol has no row
     return {k: place(v) for k, v in found.items()} | dict(length=total / (n - 1))
 
 # %% ../nbs/01h_correlation.ipynb #50abbb45
-_COMPANY = dict(family='correlation', cross_section=True, warm_up=132, step=5, sessions=126)
+_COMPANY = dict(family='correlation', cross_section=True, warm_up=132, step=5, sessions=126,
+                symbols=3)
 
 @feature('mean_correlation_126', field='mean', meaning='mean correlation with all other symbols',
          source='Pollet and Wilson (2010)', **_COMPANY)
@@ -504,7 +505,8 @@ def stability(before:np.ndarray, # (w, N) returns of a window
     return distance, out
 
 # %% ../nbs/01h_correlation.ipynb #94eb5587
-_STABLE = dict(family='correlation', cross_section=True, warm_up=132, step=5, sessions=63)
+_STABLE = dict(family='correlation', cross_section=True, warm_up=132, step=5, sessions=63,
+               symbols=3)
 
 @feature('correlation_change_63', field=0, **_STABLE,
          source='Herdin, Czink, Ozcelik and Bonek (2005)',

@@ -36,7 +36,7 @@ def drifted(
 def cost_of(
     traded:_Array, # change of weight, per symbol or summed; the sign does not matter
     fraction:_Array, # one-way cost per unit of notional: a number, or one per symbol
-)->_Array: # cost as a fraction of equity, shaped like `traded`
+)->_Array: # cost, share of the equity at the trade, as `traded` is; shaped like it
     "Cost of trading, proportional to the notional traded."
     return abs(traded) * fraction
 
@@ -45,7 +45,7 @@ def roll_cost(
     held:_Array, # weights carried into the session, (..., symbols)
     roll:_Array, # 1 where the contract changed since the previous session, else 0
     fraction:_Array, # one-way cost per unit of notional
-)->_Array: # cost as a fraction of equity, (..., symbols)
+)->_Array: # cost, share of the equity that `held` is a share of, (..., symbols)
     "Cost of carrying positions from an expiring contract into the next one."
     return abs(held) * roll * fraction
 

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['Day', 'Instruments', 'DAYS_PER_YEAR', 'SESSIONS_PER_YEAR', 'REFUSED', 'NOTED', 'SAMPLE_SECTORS', 'SAMPLE_STOCKS',
-           'SAMPLE_INDICES', 'STOCK_COST', 'SURVIVORSHIP', 'PRICE_INDEX', 'RAW_COLUMNS', 'DELISTED', 'YAHOO_THROTTLE',
-           'Costs', 'Failure', 'DataError', 'nearest', 'MissingExtra', 'require', 'parse_day', 'elapsed',
-           'periods_per_year', 'prices_per_year', 'Bars', 'Checks', 'exchange_sessions', 'close_times', 'validate',
-           'remarks', 'checked', 'session_gaps', 'quality', 'file_bars', 'sample_bars', 'resample_bars', 'align_bars',
-           'close_order', 'same_day_known', 'TwinCheck', 'twin_check', 'write_atomic', 'RawBars', 'adjust',
-           'adjustment_gap', 'PartialWarning', 'assemble_bars', 'Throttle', 'yahoo_raw', 'yahoo_bars',
-           'instrument_costs', 'load_bars']
+           'SAMPLE_INDICES', 'STOCK_COST', 'SURVIVORSHIP', 'PRICE_INDEX', 'Rates', 'RAW_COLUMNS', 'DELISTED',
+           'YAHOO_THROTTLE', 'Costs', 'Failure', 'DataError', 'nearest', 'MissingExtra', 'require', 'parse_day',
+           'elapsed', 'periods_per_year', 'prices_per_year', 'Bars', 'Checks', 'exchange_sessions', 'close_times',
+           'validate', 'remarks', 'checked', 'session_gaps', 'quality', 'file_bars', 'sample_bars',
+           'check_one_currency', 'to_currency', 'as_bars', 'resample_bars', 'align_bars', 'close_order',
+           'same_day_known', 'TwinCheck', 'twin_check', 'write_atomic', 'RawBars', 'adjust', 'adjustment_gap',
+           'PartialWarning', 'assemble_bars', 'Throttle', 'yahoo_raw', 'yahoo_bars', 'instrument_costs', 'load_bars']
 
 # %% ../nbs/00_data.ipynb #a8a08c55
 import datetime
@@ -176,16 +176,36 @@ def _sessions(
     codes, given = pd.factorize(dates)
     given = pd.Series(given)
     if pd.api.types.is_numeric_dtype(dates.dtype):  # 20200102, also as 20200102.0
-        text = given.map(lambda v: f"{v:.0f}" if np.isfinite(v) else "", na_action="ignore")
+        whole = lambda v: f"{v:.0f}" if np.isfinite(v) and v == np.round(v) else ""
+        text = given.map(whole, na_action="ignore")
         text = text.where(text.astype(str).str.len() == 8)
     else:
         text = given.astype(str).str.strip().str.replace(_ZONE, "", regex=True)
+        text = text.str.replace(_DAY_END, "", regex=True)  # 24:00 ends the day that it names
+        text = text.mask(text.str.fullmatch(_PERIOD))  # the first of a month is not meant
+        text = text.mask(text.str.contains(r"[T ]\d\d.*(?:Z|[+-]\d[\d:]*)$"))  # another zone's form
     days = pd.to_datetime(text, format="ISO8601", errors="coerce").astype("datetime64[us]")
     days = np.r_[days.dt.normalize().to_numpy(), np.datetime64("NaT", "us")]
     return pd.Series(days[codes], dates.index, name=dates.name)
 
 
-_ZONE = re.compile(r"(?<=\d\d:\d\d)(:\d\d(\.\d+)?)?\s*(Z|UTC|[+-]\d\d:?\d\d)$")
+_ZONE = re.compile(r"(?<=\d\d:\d\d)(:\d\d(\.\d+)?)?\s*(Z|UTC|[+-]\d\d(?::?\d\d)?)$")
+_DAY_END = re.compile(r"[T ]24:00(:00(\.0+)?)?$")
+_PERIOD = re.compile(r"\d{4}([-/ ]?(\d{1,3}|[QqWw]\d{1,2}))?|[QqWw]?\d{1,2}[-/ ]\d{4}"
+                     r"|\d{4}-\d\d-\d\d/.*")
+
+# %% ../nbs/00_data.ipynb #tz000001
+def _date_remedy(
+    value, # what is no date
+)->str:
+    text = str(value).strip().removesuffix(".0")
+    if isinstance(value, (int, float, np.number)) and np.isfinite(value):
+        text = f"{value:.0f}"
+    if _PERIOD.fullmatch(text) and not re.fullmatch(r"\d{5}|\d{7}", text):
+        return "a year, quarter, month or week is no session: write its last day, YYYY-MM-DD"
+    if re.fullmatch(r"\d{9,}(\.\d+)?", text):
+        return "seconds since 1970? convert them: pd.to_datetime(dates, unit='s'), or unit='ms'"
+    return "write YYYY-MM-DD"
 
 # %% ../nbs/00_data.ipynb #385e8a78
 def periods_per_year(
@@ -258,6 +278,29 @@ def _truth(
     return str(value).strip().lower() in ("true", "1", "1.0", "yes")
 
 
+_FRACTIONS = {  # of the instrument table: the remedy, the lowest and the highest value
+    "cost_fraction": ("write a fraction such as 0.0005", -np.inf, np.inf),  # has a rule of its own
+    "delisting_return": ("write the last return as a fraction: -0.3 = 30 % lost", -1, 100),
+    "borrow": ("write a fraction per year in [0, 2]: 0.03 = 3 % a year", 0, 2)}
+
+
+def _fraction(
+    table:pd.DataFrame, # by symbol
+    name:str, # of _FRACTIONS
+)->pd.Series: # float, NaN where unknown; raises DataError
+    raw = table[name] if name in table else pd.Series(np.nan, table.index)
+    number, (remedy, lowest, highest) = pd.to_numeric(raw, errors="coerce"), _FRACTIONS[name]
+    number = number.astype(float)
+    blank = raw.isna() | (raw.astype(str).str.strip() == "")
+    faults = [Failure("not a number", s, None, name, raw[s], remedy)
+              for s in raw.index[number.isna() & ~blank]]
+    faults += [Failure("not a sensible fraction", s, None, name, raw[s], remedy)
+               for s in raw.index[(number < lowest) | (number > highest)]]
+    if faults:
+        raise DataError(faults)
+    return number
+
+# %% ../nbs/00_data.ipynb #in000001
 def _instrument_table(
     symbols:Sequence, # in the order of the columns
     instruments:Instruments=None, # as for `load_bars`
@@ -271,91 +314,11 @@ def _instrument_table(
     for name, default in (("sector", "unknown"), ("currency", "unknown")):
         given = table[name] if name in table else pd.Series(default, symbols, dtype=object)
         table[name] = given.astype(object).where(given.notna(), default)
-    raw = table["cost_fraction"] if "cost_fraction" in table else pd.Series(np.nan, symbols)
-    cost = pd.to_numeric(raw, errors="coerce").astype(float)
-    text = raw.index[cost.isna() & raw.notna()]
-    if len(text):
-        raise DataError([Failure("not a number", s, column="cost_fraction", value=raw[s],
-                                 remedy="write a fraction such as 0.0005") for s in text])
-    table["cost_fraction"] = cost
+    table["currency"] = [str(c).strip() or "unknown" for c in table["currency"]]
+    for name in ["cost_fraction", *[n for n in _FRACTIONS if n in table and n != "cost_fraction"]]:
+        table[name] = _fraction(table, name)
     table["allow_negative"] = [_truth(v) for v in table.get("allow_negative", [False] * len(table))]
     return table.rename_axis(index=None, columns=None)
-
-# %% ../nbs/00_data.ipynb #c071c77d
-class _Views:
-    "What follows from the tables of a `Bars`."
-
-    @property
-    def sessions(self)->pd.DatetimeIndex:
-        "The sessions, one row each."
-        return self.close.index
-
-    @property
-    def symbols(self)->pd.Index:
-        "The symbols, one column each."
-        return self.close.columns
-
-    @property
-    def periods_per_year(self)->float:
-        "Periods per year: `periods` where it is set, else counted from the dates."
-        return periods_per_year(self.sessions) if self.periods is None else float(self.periods)
-
-    @property
-    def prices_per_year(self)->pd.DataFrame:
-        "Prices per year of each symbol, as known at each session; `periods` where it is set."
-        if self.periods is None:
-            return prices_per_year(self.observed)
-        return self.observed.astype(float).where(self.observed) * self.periods
-
-    @property
-    def observed(self)->pd.DataFrame:
-        "True where a symbol has a price."
-        return self.close.notna()
-
-    @cached_property
-    def returns(self)->pd.DataFrame:
-        "Return since the previous observed close; the given excess return where there is one."
-        if self.excess is not None:
-            return self.excess
-        before = self.close.ffill().shift(1)
-        return (self.close - before) / before.abs()
-
-    @cached_property
-    def level(self)->pd.DataFrame:
-        "The close, or the compounded excess return where closes are back-adjusted."
-        if self.excess is None:
-            return self.close
-        factor = (1 + self.excess.fillna(0.)).clip(lower=.01)  # an index cannot return from nothing
-        return factor.cumprod().where(self.observed)
-
-# %% ../nbs/00_data.ipynb #32adf02d
-class _Cuts:
-    "Smaller `Bars` from larger ones."
-
-    def _tables(self):
-        named = {n: getattr(self, n) for n in ("close", "open", "high", "low", "volume", "excess")}
-        return {n: f for n, f in named.items() if f is not None}
-
-    def _cut(self, cut, **changes):
-        extras = {n: cut(f) for n, f in self.extras.items()}
-        tables = {n: cut(f) for n, f in self._tables().items()}
-        return replace(self, **tables, extras=extras, **changes)
-
-    def window(self, start:Day=None, end:Day=None)->"Bars":
-        "The sessions from `start` to `end`, both included."
-        first, last = _span(start, end)
-        if not len(self.sessions[self.sessions.slice_indexer(first, last)]):
-            raise _empty_range(first, last, self.sessions)
-        return self._cut(lambda f: f.loc[first:last])
-
-    def upto(self, session:Day)->"Bars":
-        "Everything that was known at the close of `session`."
-        return self.window(end=session)
-
-    def select(self, symbols:Sequence[str])->"Bars":
-        "The named symbols, in the named order."
-        wanted = _wanted(symbols, self.symbols)
-        return self._cut(lambda f: f[wanted], instruments=self.instruments.loc[wanted])
 
 # %% ../nbs/00_data.ipynb #6ad1cb41
 def _empty_range(
@@ -401,98 +364,135 @@ def _sparkline(
     return (f'<svg width="{width}" height="{height}" role="img" aria-label="equal-weight growth">'
             f'<polyline points="{dots}" fill="none" stroke="#0072B2" stroke-width="1.3"/></svg>')
 
-# %% ../nbs/00_data.ipynb #1b10faff
-class _Face:
-    "How a `Bars` looks."
-
-    def __repr__(self):
-        notes = "".join(f"; {n}" for n in self.provenance.get("notes", ()))
-        return (f"Bars({len(self.sessions):,} sessions x {len(self.symbols)} symbols, "
-                f"{self.sessions[0]:%Y-%m-%d} to {self.sessions[-1]:%Y-%m-%d}{notes})")
-
-    def _repr_html_(self):
-        left = "style='text-align:left'"
-        rows = "".join(f"<tr><th {left}>{escape(k)}</th><td {left}>{escape(str(v))}</td></tr>"
-                       for k, v in _facts(self).items())
-        notes = "".join(f"<br><b>Note:</b> {escape(n)}" for n in self.provenance.get("notes", ()))
-        growth = np.log1p(self.returns.clip(lower=-.99).mean(axis=1).fillna(0.)).cumsum()
-        return (f"<b>Bars</b><table>{rows}</table>{_sparkline(growth.to_numpy())}<br>"
-                f"<small>growth of an equal-weight holding before cost, logarithmic: "
-                f"x {np.exp(growth.iloc[-1]):,.2f}</small>{notes}")
-
-# %% ../nbs/00_data.ipynb #dd6e907e
-class _Clocks:
-    "A `Bars` on other sessions."
-
-    def resample(self, period:str, last:str="drop")->"Bars":
-        "One bar per week ('W') or month ('M'), dated by its last session; see `resample_bars`."
-        return resample_bars(self, period, last)
-
-    def align(self, sessions:"pd.DatetimeIndex | Bars")->"Bars":
-        "The same market on other sessions, nothing filled; see `align_bars`."
-        return align_bars(self, sessions)
-
-# %% ../nbs/00_data.ipynb #c6b763a7
-class _Exchange:
-    "Fingerprint of a `Bars`, and its way to and from long tables."
-
-    @cached_property
-    def sha256(self)->str:
-        "Fingerprint of the content: sessions, symbols, every table and the instruments."
-        digest = hashlib.sha256()
-        digest.update(self.sessions.to_numpy().astype("datetime64[D]").astype(np.int64).tobytes())
-        digest.update(json.dumps(list(self.symbols)).encode())
-        for name, frame in sorted((self._tables() | self.extras).items()):
-            cells = np.ascontiguousarray(frame.to_numpy(float)) + 0.  # one zero, one NaN
-            cells[np.isnan(cells)] = np.nan
-            digest.update(name.encode() + cells.tobytes())
-        table = self.instruments.sort_index(axis=1)
-        digest.update(table.to_json(orient="split", double_precision=15).encode())
-        return digest.hexdigest()
-
-    def to_long(self)->pd.DataFrame:
-        "One row per symbol and session with a price; `excess` becomes the column `ret`."
-        row, column = np.nonzero(self.observed.to_numpy())
-        cells = {n: f.to_numpy()[row, column] for n, f in (self._tables() | self.extras).items()}
-        keys = {"date": self.sessions[row], "symbol": self.symbols[column]}
-        return pd.DataFrame(keys | cells).rename(columns={"excess": "ret"})
-
-    @classmethod
-    def from_long(cls, frame:pd.DataFrame, instruments:Instruments=None, **checks:object)->"Bars":
-        "Checked `Bars` of a long table, symbols sorted by name; keywords as in `Checks`."
-        return _bars_of(frame, instruments, checks=Checks(**checks))
-
-# %% ../nbs/00_data.ipynb #f0d813f2
-class _Origin:
-    "What is known about the way of a `Bars` to us."
-
-    @property
-    def missing(self)->dict:
-        "Symbols that were asked for and did not come, with the reason; empty = complete."
-        return dict(self.provenance.get("missing", {}))
-
 # %% ../nbs/00_data.ipynb #c6e90459
+def _check_dates(
+    index, # of the closes; raises DataError
+    what:str="sessions",
+    way:str="build with Bars.from_long",
+)->None:
+    if not len(index):
+        raise DataError(f"no {what}: give at least one date", rule="no rows", column="date")
+    if not isinstance(index, pd.DatetimeIndex) or index.tz is not None or index.hasnans:
+        kind = f" of {index.dtype}" if hasattr(index, "dtype") else ""
+        raise DataError(f"{what} must be dates without time zone: {way} (they are a "
+                        f"{type(index).__name__}{kind}, first {index[0]!r})", column="date")
+    days = index.normalize()
+    wrong = np.r_[False, index[1:] <= index[:-1]] | (index != days)
+    if wrong.any():
+        raise DataError(f"{what} must be sorted, unique, at midnight: {way}, or give "
+                        f"frame.sort_index(); {index[wrong][0]} is not in its place",
+                        column="date", value=index[wrong][0])
+
+
 def _check_grid(
     bars, # a Bars under construction; raises DataError
 )->None:
+    if bars.periods is not None and not 0 < bars.periods < np.inf:
+        raise DataError(f"periods = {bars.periods!r}: give periods per year, such as 252, or None "
+                        "to count the dates", rule="not a number", value=bars.periods)
+    for name, frame in ({"close": bars.close} | bars._tables() | bars.extras).items():
+        if not isinstance(frame, pd.DataFrame):
+            raise DataError(f"table '{name}' is a {type(frame).__name__}: give a DataFrame of "
+                            "sessions x symbols, such as series.to_frame('KO')", column=name)
     index, columns = bars.close.index, bars.close.columns
-    if not isinstance(index, pd.DatetimeIndex) or index.tz is not None or index.hasnans:
-        raise DataError("sessions must be dates without time zone: build with Bars.from_long")
-    midnight = (index == index.normalize()).all()
-    if not (index.is_monotonic_increasing and index.is_unique and midnight):
-        raise DataError("sessions must be sorted, unique, at midnight: build with Bars.from_long")
-    if not columns.is_unique or not all(isinstance(c, str) for c in columns):
-        raise DataError("symbols must be unique strings: build with Bars.from_long")
+    odd = [c for c in columns if not isinstance(c, str)]
+    if len(index) and len(columns):
+        _check_dates(index)
+    if not columns.is_unique or odd:
+        first = odd[0] if odd else columns[columns.duplicated()][0]
+        raise DataError(f"symbols must be unique strings: build with Bars.from_long; {first!r} is "
+                        "not, rename it as in frame.set_axis(names, axis=1)", value=first,
+                        column="symbol")
     if not len(index) or not len(columns):
         raise DataError("these Bars are empty: check the dates and symbols", rule="no rows")
     for name, frame in (bars._tables() | bars.extras).items():
         if not (frame.index.equals(index) and frame.columns.equals(columns)):
             raise DataError(f"table '{name}' {frame.shape} has another grid than 'close' "
                             f"{bars.close.shape}: reindex it to the same sessions and symbols")
+        text = [c for c, kind in frame.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
+        if text:
+            raise DataError(f"table '{name}' holds {frame[text[0]].dtype} for {text[0]}: give "
+                            "numbers, as in frame.astype(float)", symbol=text[0], column=name)
+
+# %% ../nbs/00_data.ipynb #cl000001
+def _cut_bars(
+    bars, # a Bars
+    cut:Callable, # of one table
+    **changes, # other fields
+):
+    extras = {n: cut(f) for n, f in bars.extras.items()}
+    tables = {n: cut(f) for n, f in bars._tables().items()}
+    return replace(bars, **tables, extras=extras, **changes)
+
+
+def _cut_window(
+    bars, # a Bars
+    start:Day, # first day
+    end:Day, # last day, inclusive
+):
+    first, last = _span(start, end)
+    if not len(bars.sessions[bars.sessions.slice_indexer(first, last)]):
+        raise _empty_range(first, last, bars.sessions)
+    return _cut_bars(bars, lambda f: f.loc[first:last])
+
+
+def _fingerprint(
+    bars, # a Bars
+)->str: # SHA-256
+    digest = hashlib.sha256()
+    digest.update(bars.sessions.to_numpy().astype("datetime64[D]").astype(np.int64).tobytes())
+    digest.update(json.dumps(list(bars.symbols)).encode())
+    for name, frame in sorted((bars._tables() | bars.extras).items()):
+        cells = np.ascontiguousarray(frame.to_numpy(float)) + 0.  # one zero, one NaN
+        cells[np.isnan(cells)] = np.nan
+        digest.update(name.encode() + cells.tobytes())
+    table = bars.instruments.sort_index(axis=1)
+    digest.update(table.to_json(orient="split", double_precision=15).encode())
+    return digest.hexdigest()
+
+# %% ../nbs/00_data.ipynb #cl000002
+_TABLES = ("close", "open", "high", "low", "volume", "excess")
+
+
+def _compounded_level(
+    bars, # a Bars with given returns
+)->pd.DataFrame:
+    factor = (1 + bars.excess.fillna(0.)).clip(lower=.01)  # an index cannot return from nothing
+    return factor.cumprod().where(bars.observed)
+
+
+def _long_table(
+    bars, # a Bars
+)->pd.DataFrame:
+    row, column = np.nonzero(bars.observed.to_numpy())
+    cells = {n: f.to_numpy()[row, column] for n, f in (bars._tables() | bars.extras).items()}
+    keys = {"date": bars.sessions[row], "symbol": bars.symbols[column]}
+    return pd.DataFrame(keys | cells).rename(columns={"excess": "ret"})
+
+
+def _bars_text(
+    bars, # a Bars
+)->str:
+    notes = "".join(f"; {n}" for n in bars.provenance.get("notes", ()))
+    return (f"Bars({len(bars.sessions):,} sessions x {len(bars.symbols)} symbols, "
+            f"{bars.sessions[0]:%Y-%m-%d} to {bars.sessions[-1]:%Y-%m-%d}{notes})")
+
+
+def _bars_html(
+    bars, # a Bars
+)->str:
+    left = "style='text-align:left'"
+    rows = "".join(f"<tr><th {left}>{escape(k)}</th><td {left}>{escape(str(v))}</td></tr>"
+                   for k, v in _facts(bars).items())
+    notes = "".join(f"<br><b>Note:</b> {escape(n)}" for n in bars.provenance.get("notes", ()))
+    growth = np.log1p(bars.returns.clip(lower=-.99).mean(axis=1).fillna(0.)).cumsum()
+    return (f"<b>Bars</b><table>{rows}</table>{_sparkline(growth.to_numpy())}<br>"
+            f"<small>growth of an equal-weight holding before cost, logarithmic: "
+            f"x {np.exp(growth.iloc[-1]):,.2f}</small>{notes}")
 
 # %% ../nbs/00_data.ipynb #b2724a95
 @dataclass(frozen=True, eq=False, repr=False)
-class Bars(_Views, _Cuts, _Clocks, _Origin, _Face, _Exchange):
+class Bars:
     "What a market showed, as sessions x symbols tables; NaN = no price, never filled."
     close: pd.DataFrame  # price; NaN where the symbol has no price in that session
     open: pd.DataFrame | None = None
@@ -508,9 +508,97 @@ class Bars(_Views, _Cuts, _Clocks, _Origin, _Face, _Exchange):
     def __post_init__(self):
         _check_grid(self)
         object.__setattr__(self, "instruments", _instrument_table(self.symbols, self.instruments))
-        if self.periods is not None and not 0 < self.periods < np.inf:
-            raise DataError(f"periods = {self.periods!r}: give periods per year, such as 252, or "
-                            "None to count the dates", rule="not a number", value=self.periods)
+
+    def __repr__(self): return _bars_text(self)
+    def _repr_html_(self): return _bars_html(self)
+
+    def _tables(self):
+        return {n: getattr(self, n) for n in _TABLES if getattr(self, n) is not None}
+
+    @property
+    def sessions(self)->pd.DatetimeIndex:
+        "The sessions, one row each."
+        return self.close.index
+
+    @property
+    def symbols(self)->pd.Index:
+        "The symbols, one column each."
+        return self.close.columns
+
+    @property
+    def currencies(self)->tuple:
+        "The known currencies of the prices, sorted; pence (GBp) and pounds (GBP) are two."
+        return tuple(sorted(set(self.instruments["currency"]) - {"unknown"}))
+
+    @property
+    def periods_per_year(self)->float:
+        "Periods per year: `periods` where it is set, else counted from the dates."
+        return periods_per_year(self.sessions) if self.periods is None else float(self.periods)
+
+    @property
+    def prices_per_year(self)->pd.DataFrame:
+        "Prices per year of each symbol, as known at each session; `periods` where it is set."
+        if self.periods is None:
+            return prices_per_year(self.observed)
+        return self.observed.astype(float).where(self.observed) * self.periods
+
+    @property
+    def observed(self)->pd.DataFrame:
+        "True where a symbol has a price."
+        return self.close.notna()
+
+    @property
+    def missing(self)->dict:
+        "Symbols that were asked for and did not come, with the reason; empty = complete."
+        return dict(self.provenance.get("missing", {}))
+
+    @cached_property
+    def returns(self)->pd.DataFrame:
+        "Return since the previous observed close; the given excess return where there is one."
+        if self.excess is not None:
+            return self.excess
+        before = self.close.ffill().shift(1)
+        return (self.close - before) / before.abs()
+
+    @cached_property
+    def level(self)->pd.DataFrame:
+        "The close, or the compounded excess return where closes are back-adjusted."
+        return self.close if self.excess is None else _compounded_level(self)
+
+    @cached_property
+    def sha256(self)->str:
+        "Fingerprint of the content: sessions, symbols, every table and the instruments."
+        return _fingerprint(self)
+
+    def window(self, start:Day=None, end:Day=None)->"Bars":
+        "The sessions from `start` to `end`, both included."
+        return _cut_window(self, start, end)
+
+    def upto(self, session:Day)->"Bars":
+        "Everything that was known at the close of `session`."
+        return self.window(end=session)
+
+    def select(self, symbols:Sequence[str])->"Bars":
+        "The named symbols, in the named order."
+        wanted = _wanted(symbols, self.symbols)
+        return _cut_bars(self, lambda f: f[wanted], instruments=self.instruments.loc[wanted])
+
+    def resample(self, period:str, last:str="drop")->"Bars":
+        "One bar per week ('W') or month ('M'), dated by its last session; see `resample_bars`."
+        return resample_bars(self, period, last)
+
+    def align(self, sessions:"pd.DatetimeIndex | Bars")->"Bars":
+        "The same market on other sessions, nothing filled; see `align_bars`."
+        return align_bars(self, sessions)
+
+    def to_long(self)->pd.DataFrame:
+        "One row per symbol and session with a price; `excess` becomes the column `ret`."
+        return _long_table(self)
+
+    @classmethod
+    def from_long(cls, frame:pd.DataFrame, instruments:Instruments=None, **checks:object)->"Bars":
+        "Checked `Bars` of a long table, symbols sorted by name; keywords as in `Checks`."
+        return _bars_of(frame, instruments, checks=Checks(**checks))
 
 # %% ../nbs/00_data.ipynb #95aadde7
 REFUSED = {
@@ -544,7 +632,10 @@ REFUSED |= {
     "unfinished session": "its close, by the instrument table or calendar, has not come yet",
     "row on a non-session": "a price on a day when the calendar says closed",
     "missing session": "an open day of the calendar on which no symbol has a price",
-    "not a sensible cost": "cost_fraction outside of 0 to 10 %"}
+    "not a sensible cost": "cost_fraction outside of 0 to 10 %",
+    "ambiguous time zone": "stamps in UTC, or on both sides of midnight: of which local day?",
+    "shifted weekdays": "Sundays in weeks without Friday, or Saturdays in weeks without Monday",
+    "period label": "every row on the first of a month: a label, and no day the close was known"}
 NOTED = {
     "100x range": "a high or low 100 times away from the close: a stub quote or a lost point",
     "extra column": "a column that is not read",
@@ -555,6 +646,10 @@ NOTED = {
     "possible seam": "many symbols jump in one session, and none is wilder afterwards",
     "long gap": "more than a year without a price",
     "weekend row": "a few rows on Saturdays or Sundays, or no Friday at all",
+    "outside calendar": "rows of years that the calendar does not know",
+    "maybe week label": "every row on a Monday, a week apart: was the close known on that day?",
+    "mixed frequencies": "one price a month beside one a day",
+    "several currencies": "prices in more than one known currency, in one book",
     "thin last bar": "the last volume is below a fifth of its usual size",
     "maybe unfinished": "dated today, and nobody said when the market closes"}
 
@@ -588,6 +683,7 @@ class Checks:
     columns: Mapping = field(default_factory=dict)  # column of the file -> our name for it
     wide: str = "close"  # what a table of sessions x symbols holds
     calendar: str | None = None  # of exchange_calendars, e.g. 'XNYS'; None = instrument table
+    timezone: str | None = None  # of the market: stamps with a zone become its local dates
     strict: bool | Sequence = False  # True = refuse all that is noted; or names of NOTED
     accept: Sequence = ()  # names of REFUSED that are let pass
     repair: str | Mapping | None = None  # 'drop' the row, 'mask' the cell; or rule -> one of them
@@ -595,6 +691,8 @@ class Checks:
 
     def __post_init__(self):
         _check_words(self)
+        if self.timezone is not None:
+            _in_zone(pd.Series(["2020-01-02T00:00Z"]), self.timezone)  # raises where it is unknown
 
     def refuses(self, rule:str)->bool:
         "Does this rule stop a table from being loaded?"
@@ -619,7 +717,8 @@ def _flag(
 
 def _steps(
     bars, # a Bars
-)->dict: # arrays like close: before (last close), gap (days since), ratio (NaN where no sense)
+)->dict: # arrays like close: before (last close), gap (days since), ratio (NaN where no sense),
+    # sane (a price above zero), near (no long wait); by symbol: wait (usual days between prices)
     close = bars.close.to_numpy(float)
     seen, rows = np.isfinite(close), np.arange(len(close), dtype=np.int32)[:, None]
     last = np.maximum.accumulate(np.where(seen, rows, np.int32(-1)), axis=0)
@@ -630,7 +729,11 @@ def _steps(
     gap = np.where(previous < 0, 0, days[:, None] - days[np.maximum(previous, 0)])
     sane = seen & (close > 0) & (before > 0) & ~bars.instruments["allow_negative"].to_numpy(bool)
     ratio = np.divide(close, before, out=np.full(close.shape, np.nan), where=sane)
-    return {"close": close, "before": before, "gap": gap, "ratio": ratio}
+    later = seen & (previous >= 0)
+    wait = [np.median(g[at]) if at.any() else 1. for g, at in zip(gap.T, later.T)]
+    return {"close": close, "before": before, "gap": gap, "ratio": ratio, "wait": np.array(wait),
+            "near": gap <= np.maximum(10, 2.5 * np.array(wait)),
+            "sane": seen & (close > 0) & ~bars.instruments["allow_negative"].to_numpy(bool)}
 
 # %% ../nbs/00_data.ipynb #3ed9c286
 def _price_failures(
@@ -658,19 +761,24 @@ def _range_failures(
     checks, # a Checks
     slack:float=1e-6, # relative rounding that sources are allowed
 )->list: # of Failure
-    if bars.high is None or bars.low is None:
+    if bars.high is None and bars.low is None:
         return []
-    high, low = (np.where(np.isfinite(v), v, np.nan)  # infinity has its own rule
-                 for v in (bars.high.to_numpy(float), bars.low.to_numpy(float)))
-    room = slack * np.maximum(np.abs(high), np.abs(low))
+    high, low = (np.full(bars.close.shape, np.nan) if f is None else f.to_numpy(float)
+                 for f in (bars.high, bars.low))
+    high, low = (np.where(np.isfinite(v), v, np.nan) for v in (high, low))  # infinity: another rule
+    room = slack * np.fmax(np.abs(high), np.abs(low))
     crossed = high < low - room
-    found = _flag(bars.high, crossed, "high", "high below low", "correct the row")
+    found = _flag(bars.high, crossed, "high", "high below low", "correct the row") \
+        if crossed.any() else []
+    if not checks.refuses("high below low"):  # then at least within the two, whichever is which
+        high, low = np.where(crossed, low, high), np.where(crossed, high, low)
+        crossed = np.zeros_like(crossed)
     for name in ("open", "close"):
-        frame = bars._tables().get(name)
-        v = np.full(high.shape, np.nan) if frame is None else frame.to_numpy(float)
+        if (frame := bars._tables().get(name)) is None:
+            continue
+        v = frame.to_numpy(float)
         outside = ((v > high + room) | (v < low - room)) & ~crossed & np.isfinite(v)
-        found += _flag(frame, outside, name, "outside low and high", "correct the row") \
-            if outside.any() else []
+        found += _flag(frame, outside, name, "outside low and high", "correct the row")
     return found
 
 # %% ../nbs/00_data.ipynb #aa063679
@@ -679,7 +787,7 @@ def _jump_failures(
     steps, # of _steps
     checks, # a Checks
 )->list: # of Failure
-    ratio, long = steps["ratio"], steps["gap"] > 365
+    ratio, long = steps["ratio"], steps["gap"] > np.maximum(365, 2.5 * steps["wait"])
     far, spikes, base = (ratio > 80) | (ratio < 1 / 80), [], {}  # the market moves as well
     for r, c in np.argwhere(far & ~long):
         back = steps["close"][r, c] / base.pop(c, np.nan)
@@ -691,7 +799,9 @@ def _jump_failures(
         if (frame := bars._tables().get(name)) is not None:
             with np.errstate(divide="ignore", invalid="ignore"):
                 wide = np.log10(frame.to_numpy(float) / steps["close"])
-            inside = np.isfinite(wide) & np.isfinite(ratio) & ~far
+            inside = np.isfinite(wide) & steps["sane"]  # also in a first row, and beside a jump
+            if checks.refuses("100x jump"):  # which is the fault then, and not the range
+                inside &= ~far
             found += _flag(frame, inside & (np.abs(wide) >= 2), name, "100x range", _UNIT)
     other = long & ((ratio >= 10) | (ratio <= .1))
     found += _flag(bars.close, other, "close", "reused ticker", "name the two companies apart")
@@ -766,18 +876,21 @@ def _split_verdict(
     volume:np.ndarray|None, # same rows, some sixty before and after
     spread:np.ndarray|None, # log(high / low), same rows
     action:float, # the split that the file names, or NaN
+    slow:bool=False, # weeks or months: the move of the period hides the simple ratio
 )->str|None: # the rule that is broken
     jump, before, after = x[p] - x[p - 1], _temper(x[:p]), _temper(x[p:])
-    if np.isfinite(action) and action not in (0, 1) and abs(jump + np.log(abs(action))) < .15:
+    near = max(.15, 3 * np.nan_to_num(before)) if slow else .15
+    if np.isfinite(action) and action not in (0, 1) and abs(jump + np.log(abs(action))) < near:
         return "split without adjustment"
     off = np.abs(np.abs(jump) - _SPLITS).min()
-    if not off < min(.06, .005 + 3 * before) or not after < 2 * before or abs(jump) < 15 * before:
+    limit, wild = (3 * before, 6) if slow else (min(.06, .005 + 3 * before), 15)
+    if not off < limit or not after < 2 * before or abs(jump) < wild * before:
         return None  # no simple ratio, wilder afterwards, or nothing special for this symbol
     ranged = spread is not None and np.isfinite(spread[p]) and np.isfinite(spread[:p]).any()
-    if ranged and spread[p] > 4 * np.nanmedian(spread[:p]) + .005:
+    if not slow and ranged and spread[p] > 4 * np.nanmedian(spread[:p]) + .005:
         return None  # a wild day
     if volume is None or not (np.nan_to_num(volume) > 0).mean() > .5:
-        alike = off < .02 and after < 1.5 * before and abs(jump) > .6  # a third is a common crash
+        alike = (slow or off < .02) and after < 1.5 * before and abs(jump) > .6  # else a crash
         return "possible split" if alike else None
     value = np.log(np.where(volume > 0, volume, np.nan)) + x
     value[p] = np.nan_to_num(value[p], nan=np.inf)
@@ -817,15 +930,16 @@ def _split_failures(
     with np.errstate(divide="ignore", invalid="ignore"):
         size = np.abs(np.log(steps["ratio"]))
     found, remedy = [], "adjust earlier prices by the split, or accept the rule if it is true"
-    for r, c in np.argwhere((size > .35) & (size < 4.2) & (steps["gap"] <= 10))[:most]:
+    for r, c in np.argwhere((size > .35) & (size < 4.2) & steps["near"])[:most]:
         seen = np.flatnonzero(steps["close"][:, c] > 0)
         rows = seen[max(0, np.searchsorted(seen, r) - 60):np.searchsorted(seen, r) + 60]
         def part(frame): return None if frame is None else frame.to_numpy(float)[rows, c]
-        spread = None if bars.high is None or bars.low is None else \
-            np.log(np.maximum(part(bars.high) / part(bars.low), 1))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            spread = None if bars.high is None or bars.low is None else \
+                np.log(np.maximum(part(bars.high) / part(bars.low), 1))
         action = _given_split(bars, steps, r, c)
         rule = _split_verdict(np.log(steps["close"][rows, c]), int(np.searchsorted(rows, r)),
-                              part(bars.volume), spread, action)
+                              part(bars.volume), spread, action, steps["wait"][c] > 4)
         found += [Failure(rule, bars.symbols[c], bars.sessions[r], "close",
                           float(steps["close"][r, c]), remedy)] if rule else []
     return found
@@ -850,7 +964,7 @@ def _seam_failures(
     usual = 1.4826 * np.nanmedian(np.where(np.isnan(size).all(0), 0, size), axis=0)
     leap = size > np.maximum(10 * usual, .02)
     many = np.maximum(3, .25 * np.isfinite(move).sum(1))
-    for r in np.flatnonzero((leap.sum(1) >= many) & (steps["gap"].max(1) <= 10)):
+    for r in np.flatnonzero((leap.sum(1) >= many) & steps["near"].all(axis=1)):
         c = np.flatnonzero(leap[r])
         if not 5 < r < len(size) - 5:
             continue
@@ -871,6 +985,9 @@ def exchange_sessions(
 )->pd.Series: # closing time in UTC by session, half-days included; raises DataError
     "The sessions of an exchange, and when each of them closes."
     calendars = require("exchange_calendars")
+    if not isinstance(name, str):
+        raise DataError(f"calendar {name!r} is no name: write 'XNYS' or another of "
+                        "exchange_calendars", rule="unknown calendar", value=name)
     try:
         given = _calendar(calendars, name)
     except calendars.errors.InvalidCalendarName:
@@ -895,7 +1012,16 @@ def _calendar(calendars, name, **span):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # its own, against the next pandas
         warnings.simplefilter("ignore", FutureWarning)
-        return calendars.get_calendar(name, **span)
+        try:
+            return calendars.get_calendar(name, **span)
+        except calendars.errors.InvalidCalendarName:
+            raise
+        except (calendars.errors.CalendarError, ValueError, TypeError, KeyError) as error:
+            # some cannot be built for some years
+            raise DataError(f"calendar '{name}' cannot be built by exchange_calendars "
+                            f"{calendars.__version__}: {str(error)[:80]} ...; leave `calendar` out "
+                            "or take another of its versions", rule="unusable calendar",
+                            value=name) from error
 
 # %% ../nbs/00_data.ipynb #8ca40509
 def _calendars(
@@ -923,6 +1049,11 @@ def _calendar_failures(
         closes = exchange_sessions(name, first, last)
         known = closes.index
         start, end = closes.attrs.get("covers", (pd.Timestamp.max, pd.Timestamp.min))
+        if start > first or end < last:
+            given = f"{start:%Y-%m-%d} to {end:%Y-%m-%d}" if start <= end else "no day of them"
+            found += [Failure("outside calendar", None, None, "date", f"{first:%Y-%m-%d} to "
+                              f"{last:%Y-%m-%d}", f"{name} is known for {given}: the other rows "
+                              "are not checked against it")]
         covered = (bars.sessions >= start) & (bars.sessions <= end) & ~bars.sessions.isin(known)
         closed = np.zeros_like(seen)
         closed[:, columns] = seen[:, columns] & covered[:, None]
@@ -931,25 +1062,41 @@ def _calendar_failures(
         who = bars.symbols[columns[0]] if len(columns) == 1 else None
         found += [Failure("missing session", who, day, "date", f"{len(columns)} symbols",
                           f"{name} was open: the source lost a day")
-                  for day in known.difference(have)]
+                  for day in known.difference(have)] if (steps["wait"][columns] <= 4).any() else []
     return found
 
 # %% ../nbs/00_data.ipynb #999b5a6e
+def _close_instant(
+    day:pd.Timestamp, # the session
+    clock, # '16:00', or a time; '24:00' = midnight at its end
+    zone, # of the market
+)->pd.Timestamp: # UTC; raises ValueError or KeyError
+    found = re.fullmatch(r"(\d{1,2}):(\d\d)(:\d\d(\.0+)?)?(\s*[AaPp][Mm])?", str(clock).strip())
+    if not found:
+        raise ValueError(clock)
+    last = found[1] == "24" and found[2] == "00" and not found[5]
+    local = day + pd.Timedelta(days=1) if last else pd.Timestamp(f"{day:%Y-%m-%d} {clock}")
+    # an hour that is left out ends when the next begins; of an hour that comes twice, the later
+    return local.tz_localize(str(zone), nonexistent="shift_forward", ambiguous=False) \
+        .tz_convert("UTC")
+
+
 def close_times(
     instruments:pd.DataFrame, # by symbol: close_time ('16:00') + timezone, or close_utc (hour)
     session:Day, # the day that is asked for
 )->pd.Series: # UTC, by symbol; NaT where the table does not say; raises DataError
-    "When each instrument closes in a session, daylight saving included."
+    "When each instrument closes in a session, daylight saving included; '24:00' = at its end."
     day, out = parse_day(session, "session"), {}
     for symbol, row in instruments.iterrows():
         clock, zone, hour = (row.get(n) for n in ("close_time", "timezone", "close_utc"))
         try:
             if not pd.isna(hour):
+                if not -14 <= float(hour) <= 36:  # the zones of the earth
+                    raise ValueError(hour)
                 out[symbol] = day.tz_localize("UTC") + pd.Timedelta(hours=float(hour))
             elif not pd.isna(clock) and not pd.isna(zone):
-                local = pd.Timestamp(f"{day:%Y-%m-%d} {clock}")
-                out[symbol] = local.tz_localize(str(zone)).tz_convert("UTC")
-        except (ValueError, KeyError) as error:
+                out[symbol] = _close_instant(day, clock, zone)
+        except (ValueError, KeyError, TypeError) as error:
             text = f"{symbol}: no closing time in close_time = {clock}, timezone = {zone}, " \
                    f"close_utc = {hour}: write '16:00' and 'America/New_York', or an hour"
             raise DataError(text, rule="not a closing time", symbol=symbol) from error
@@ -994,13 +1141,87 @@ def _listing_failures(
             continue
         raw = bars.instruments[name]
         day = _sessions(raw)
-        found += [Failure("not a date", s, None, name, raw[s], "write YYYY-MM-DD")
-                  for s in raw.index[day.isna() & raw.notna()]]
+        blank = raw.isna() | raw.astype(str).str.strip().isin(["", "NaT", "nan", "NaN", "None"])
+        found += [Failure("not a date", s, None, name, raw[s], _date_remedy(raw[s]))
+                  for s in raw.index[day.isna() & ~blank]]
         at, limit = bars.sessions.to_numpy()[:, None], day.to_numpy()[None, :]
         wrong = seen & ((at < limit) if name == "inception" else (at > limit))
         found += _flag(bars.close, wrong, "date", "outside listing",
                        f"correct the row, or `{name}` in the instrument table")
     return found
+
+# %% ../nbs/00_data.ipynb #wk000002
+def _weekday_failures(
+    bars, # a Bars
+    steps, # of _steps
+    checks, # a Checks
+    least:int=3, # weeks that make a pattern
+)->list: # of Failure, one per symbol
+    day, seen, found = bars.sessions.day_of_week.to_numpy(), bars.observed.to_numpy(), []
+    if not (day > 4).any():
+        return []
+    table = bars.sessions.to_numpy().astype("datetime64[D]").astype(np.int64)
+    named = np.concatenate([[-1], *_calendars(bars, checks).values()])  # their calendar decides
+    for c in np.setdiff1d(np.flatnonzero(steps["wait"] <= 3), named):
+        days = table[seen[:, c]]
+        for odd, name, far, usual in ((2, "Saturdays", -5, "Monday"), (3, "Sundays", 5, "Friday")):
+            weekend = days[days % 7 == odd]  # 1970-01-01 was a Thursday
+            weekend = weekend[(weekend + far >= days[0]) & (weekend + far <= days[-1])]
+            lost = weekend[~np.isin(weekend + far, days)]
+            if len(lost) < max(least, .8 * len(weekend)):
+                continue
+            before = days[(days % 7 == (odd + far) % 7) & (days < lost[-1])]  # it had them once
+            if len(before) >= least or np.isin(lost + far, table).mean() < .5:
+                found.append(Failure(
+                    "shifted weekdays", bars.symbols[c], pd.Timestamp(int(lost[0]), unit="D"),
+                    "date", f"{len(lost)} {name} in weeks without {usual}",
+                    "dates were moved by a zone: load with timezone='Europe/London' (the market's) "
+                    "or write local dates; a market open on Sundays names its `calendar`"))
+    return found
+
+
+def _period_failures(
+    bars, # a Bars
+    steps, # of _steps
+    checks, # a Checks
+    least:int=4, # rows
+)->list: # of Failure, one per symbol
+    seen, first = bars.observed.to_numpy(), (bars.sessions.day == 1)
+    rows = seen.sum(axis=0)
+    monday, enough = bars.sessions.day_of_week == 0, rows >= least
+    months = enough & (steps["wait"] >= 27) & ~seen[~first].any(axis=0)
+    weeks = enough & (steps["wait"] == 7) & ~seen[~monday].any(axis=0)
+    return [Failure(rule, bars.symbols[c], bars.sessions[seen[:, c]][0], "date",
+                    f"{rows[c]} rows, all on {word}", "date each row by the last session of its "
+                    "period, when its close was known, or accept the rule")
+            for wrong, rule, word in ((months, "period label", "the first of a month"),
+                                      (weeks, "maybe week label", "Mondays"))
+            for c in np.flatnonzero(wrong)]
+
+# %% ../nbs/00_data.ipynb #wk000003
+def _frequency_failures(
+    bars, # a Bars
+    steps, # of _steps
+    checks, # a Checks
+)->list: # of Failure, one per slow symbol
+    known = bars.observed.to_numpy().sum(axis=0) > 2
+    fast = steps["wait"][known].min() if known.any() else np.inf
+    return [Failure("mixed frequencies", bars.symbols[c], None, "date",
+                    f"a price every {steps['wait'][c]:g} days, others every {fast:g}",
+                    "load them apart, or resample the others")
+            for c in np.flatnonzero(known & (steps["wait"] >= 3.5 * fast))]
+
+
+def _money_failures(
+    bars, # a Bars
+    steps, # of _steps
+    checks, # a Checks
+)->list: # of Failure: one or none
+    known = bars.currencies
+    if bars.excess is not None or len(known) < 2:  # returns on collateral carry no currency
+        return []
+    return [Failure("several currencies", None, None, "currency", ", ".join(known),
+                    "convert with to_currency(bars, 'USD', rates)")]
 
 # %% ../nbs/00_data.ipynb #f953fe41
 def _volume_failures(
@@ -1056,13 +1277,17 @@ def _weekend_failures(
     found, day, seen = [], bars.sessions.day_of_week.to_numpy(), bars.observed.to_numpy()
     if not (day > 4).any():
         return []
-    for c in np.flatnonzero(seen[day > 4].any(axis=0)):
+    for c in np.flatnonzero(seen[day > 4].any(axis=0) & (steps["wait"] <= 4)):
         count = np.bincount(day[seen[:, c]], minlength=7)
-        rare, shifted = count[5:].sum() < .1 * count.sum(), count.sum() > 20 and not count[4]
-        first = bars.sessions[seen[:, c] & (day > 4)][0]
-        remedy = "no Friday: were dates moved by a zone?" if shifted else "trades, or a late stamp?"
+        rare, none = count[5:].sum() < .1 * count.sum(), count.sum() > 20 and not count[4]
+        first, stub = bars.sessions[seen[:, c] & (day > 4)][0], False
+        if bars.volume is not None and count[:5].any():  # an evening session beside whole days
+            v = bars.volume.to_numpy(float)[:, c]
+            stub = np.median(v[seen[:, c] & (day > 4)]) < .2 * np.median(v[seen[:, c] & (day < 5)])
+        remedy = "no Friday: were dates moved by a zone?" if none else \
+            "an evening's trades? add them to Monday" if stub else "trades, or a late stamp?"
         found += [Failure("weekend row", bars.symbols[c], first, "date", int(count[5:].sum()),
-                          remedy)] if rare or shifted else []
+                          remedy)] if rare or none or stub else []
     return found
 
 # %% ../nbs/00_data.ipynb #9908268a
@@ -1070,17 +1295,21 @@ def _findings(
     bars, # a Bars
     checks, # a Checks
     noted:bool, # also look for what only is noted
-)->list: # of Failure; the first of each cell
+    rank:Callable|None=None, # the failure of lowest rank is kept of each cell; None = refused first
+)->list: # of Failure; one of each cell, in the order in which they were found
     steps = _steps(bars)
     hard = (_price_failures, _jump_failures, _range_failures, _return_failures, _other_failures,
-            _split_failures, _seam_failures, _listing_failures, _clock_failures, _calendar_failures)
-    soft = (_volume_failures, _stale_failures, _weekend_failures) if noted else ()
-    first = {}
-    for check in hard + soft:
-        for f in check(bars, steps, checks):
-            cell = (f.symbol, f.session, f.column, f.rule if f.session is None else None)
-            first.setdefault(cell, f)
-    return list(first.values())
+            _split_failures, _seam_failures, _listing_failures, _clock_failures, _calendar_failures,
+            _weekday_failures, _period_failures)
+    soft = (_volume_failures, _stale_failures, _weekend_failures, _frequency_failures,
+            _money_failures) if noted else ()
+    rank = (lambda f: not checks.refuses(f.rule)) if rank is None else rank
+    kept = {}
+    for f in (f for check in hard + soft for f in check(bars, steps, checks)):
+        cell = (f.symbol, f.session, f.column, f.rule if f.session is None else None)
+        if cell not in kept or rank(f) < rank(kept[cell]):  # what refuses is never hidden
+            kept[cell] = f
+    return list(kept.values())
 
 # %% ../nbs/00_data.ipynb #f364e369
 def validate(
@@ -1104,7 +1333,8 @@ def remarks(
 _HOPELESS = ("missing column", "column given twice", "no rows", "not a sensible cost",
              "reused ticker", "split without adjustment", "seam in adjusted prices",
              "missing session", "extra column", "possible split", "possible seam", "long gap",
-             "maybe unfinished")
+             "maybe unfinished", "ambiguous time zone", "shifted weekdays", "period label",
+             "outside calendar", "mixed frequencies", "several currencies", "maybe week label")
 _LOG = ("symbol", "session", "column", "rule", "old", "new")
 
 
@@ -1156,8 +1386,10 @@ def _judged(
     checks, # a Checks
     log:pd.DataFrame, # repairs so far
 )->tuple: # Bars, repaired where asked; the failures that remain
+    order = {"drop": 0, "mask": 1, None: 2}  # of one cell's rules the most thorough repair is done
+    rank = lambda f: order[_mode(checks, f.rule)]
     for _ in range(20 if checks.repair else 0):  # taking out a cell may bring up another
-        found = [f for f in _findings(bars, checks, True) if _mode(checks, f.rule)]
+        found = [f for f in _findings(bars, checks, True, rank) if _mode(checks, f.rule)]
         if not found:
             break
         bars, more = _patched(bars, found, checks)
@@ -1241,6 +1473,8 @@ def _facts(
             "symbols": f"{len(bars.symbols)}: {', '.join(bars.symbols[:8])}"
                        + (", ..." if len(bars.symbols) > 8 else ""),
             "sectors": ", ".join(f"{n} {c}" for n, c in sectors.items()),
+            "currencies": ", ".join(f"{n} {c}" for n, c in
+                                    bars.instruments["currency"].value_counts().items()),
             "tables": ", ".join([*bars._tables(), *bars.extras]),
             "prices": f"{bars.observed.to_numpy().mean():.1%} of all cells",
             "quality": _quality_line(bars)} | known
@@ -1280,8 +1514,8 @@ def _offsets(
 )->np.ndarray: # hours east of Greenwich; NaN = no zone given
     codes, given = pd.factorize(dates)
     zone = pd.Series(given, dtype=object).astype(str).str.strip().str.extract(_ZONE)[2]
-    sign = zone.str.extract(r"([+-])(\d\d):?(\d\d)")
-    hours = sign[1].astype(float) + sign[2].astype(float) / 60
+    sign = zone.str.extract(r"([+-])(\d\d):?(\d\d)?")
+    hours = sign[1].astype(float) + sign[2].astype(float).fillna(0) / 60
     hours = hours.where(sign[0] != "-", -hours).where(sign[0].notna(), zone.map({"Z": 0, "UTC": 0}))
     return np.r_[hours.to_numpy(float), np.nan][codes]
 
@@ -1302,10 +1536,106 @@ def _mixed_zone(
     usual = pd.Series(hours).groupby(rows["symbol"].to_numpy(), observed=True).transform("median")
     return np.abs(hours - usual.to_numpy()) > 1.5
 
+# %% ../nbs/00_data.ipynb #tz000003
+def _clock_minutes(
+    dates:pd.Series, # raw
+)->np.ndarray: # minutes after midnight that each stamp shows; NaN = no time
+    if isinstance(dates.dtype, np.dtype) and dates.dtype.kind in "iufb":
+        return np.full(len(dates), np.nan)
+    codes, given = pd.factorize(dates)
+    shown = pd.Series(given, dtype=object).astype(str).str.extract(r"\d[T ](\d\d):(\d\d)")
+    return np.r_[(shown[0].astype(float) * 60 + shown[1].astype(float)).to_numpy(), np.nan][codes]
+
+
+def _in_zone(
+    dates:pd.Series, # stamps with a zone
+    zone:str, # of the market; raises DataError where it is unknown
+)->pd.Series: # local stamps, without zone
+    codes, given = pd.factorize(dates)
+    text = pd.Series(given, dtype=object).astype(str).str.strip()
+    over = text.str.contains("[T ]24:00", regex=True).to_numpy(bool)
+    text = text.str.replace("24:00", "00:00").where(over, text)
+    stamps = pd.to_datetime(text, utc=True, format="ISO8601", errors="coerce")
+    stamps = stamps.astype("datetime64[us, UTC]") + pd.to_timedelta(over.astype(int), unit="D")
+    try:
+        local = stamps.dt.tz_convert(zone).dt.tz_localize(None).to_numpy("datetime64[us]")
+    except (KeyError, ValueError, TypeError):
+        raise DataError(f"timezone {zone!r} is unknown: write one such as 'Europe/London'",
+                        rule="unknown time zone", column="timezone", value=zone) from None
+    return pd.Series(np.r_[local, np.datetime64("NaT", "us")][codes], dates.index, name=dates.name)
+
+# %% ../nbs/00_data.ipynb #tz000004
+def _is_utc(
+    dates:pd.Series, # raw
+    symbols:np.ndarray, # by row
+    mixed:np.ndarray, # True = in another zone than the rest
+)->np.ndarray: # True = this symbol's stamps are in UTC, and in no zone of a market
+    hours, kind = _offsets(dates), dates.dtype
+    one = dates.dropna().iloc[:1].tolist()
+    zone = getattr(one[0], "tzinfo", None) if one else None
+    if zone is not None and re.search("[a-z]", str(zone)) and "utc" not in str(zone).lower():
+        return np.zeros(len(dates), bool)  # Europe/London, which is at UTC in winter
+    zero = pd.Series((hours == 0) | np.isnan(hours) | mixed)
+    given = pd.Series(hours == 0).groupby(symbols).transform("any")
+    return (zero.groupby(symbols).transform("all") & given).to_numpy()
+
+
+def _local_dates(
+    dates:pd.Series, # raw
+    symbols:np.ndarray, # by row, as numbers
+    mixed:np.ndarray, # of _mixed_zone
+    zones:Sequence, # the market's zone by row, None = unknown
+    always:bool, # convert whatever has a zone; False = only what is ambiguous without it
+)->tuple: # the dates, local where a zone settles it; True = ambiguous
+    clock = _clock_minutes(dates)
+    if not (clock > 0).any() and not always:
+        return dates, np.zeros(len(dates), bool)
+    by = lambda mask, how: pd.Series(mask).groupby(symbols).transform(how).to_numpy()
+    unsure = _is_utc(dates, symbols, mixed) & by(clock > 0, "any")
+    known = pd.Series(list(zones), dtype=object).notna().to_numpy()
+    move = known & (~np.isnan(_offsets(dates)) if always else unsure)
+    if move.any():
+        zones, dates = pd.Series(list(zones), dtype=object), dates.astype(object)
+        for zone in zones[move].unique():
+            at = move & (zones == zone).to_numpy()
+            dates[at] = _in_zone(dates[at], zone).astype(object)
+        clock = _clock_minutes(dates)
+    few = by(clock, "nunique") <= 4  # more: several rows a day, which is another fault
+    both = by(clock < 240, "any") & by(clock >= 1200, "any") & few
+    return dates, (unsure & ~move & (clock > 0)) | (both & (clock >= 1200))
+
+# %% ../nbs/00_data.ipynb #tz000005
+def _zone_failures(
+    rows:pd.DataFrame, # raw date, clean symbol
+    mixed:np.ndarray, # of _mixed_zone
+    checks, # a Checks
+    zones:Mapping|None=None, # symbol -> zone of the market, of the instrument table
+)->tuple: # the dates to read; failures, one per symbol
+    symbols, codes = rows["symbol"].cat.categories, rows["symbol"].cat.codes.to_numpy()
+    one = (zones or {}) if checks.timezone is None else dict.fromkeys(symbols, checks.timezone)
+    by_row = np.array([one.get(s) for s in symbols] + [None], dtype=object)[codes]
+    dates, wrong = _local_dates(rows["date"], codes, mixed, by_row, checks.timezone is not None)
+    wrong, found = wrong & (codes >= 0) & rows["date"].notna().to_numpy(), []
+    for code in np.unique(codes[wrong]):
+        row = int(np.flatnonzero(wrong & (codes == code))[0])
+        day = _sessions(rows["date"].iloc[[row]]).iloc[0]
+        found.append(Failure("ambiguous time zone", symbols[code], None if pd.isna(day) else day,
+                             "date", str(rows["date"].iloc[row]), "which local day is it? give "
+                             "timezone='Europe/London' (the market's zone, also as a column of the "
+                             "instrument table), or write local dates without a time"))
+    return dates, found
+
+
+def _zones(
+    instruments, # as for load_bars
+)->dict: # symbol -> time zone, where the table knows it
+    table = _frame_of_instruments(instruments)
+    return table["timezone"].dropna().to_dict() if "timezone" in table else {}
+
 # %% ../nbs/00_data.ipynb #3c4c2cd0
 _HINTS = {"not a date": "write YYYY-MM-DD", "missing symbol": "name the symbol of the row",
           "not a number": "write a plain number", "missing price": "drop the row: no price, no row",
-          "duplicate row": "keep one row per symbol and date",
+          "duplicate row": "keep one row per symbol and date; of several a day, the last",
           "mixed time zone": "write the local date of the market, without a zone"}
 
 
@@ -1320,7 +1650,8 @@ def _row_failures(
         return []
     cells = zip(rows["symbol"][bad], rows["date"][bad], value[bad])
     known = lambda x: None if pd.isna(x) else x
-    return [Failure(rule, known(s), known(d), column, v, _HINTS[rule]) for s, d, v in cells]
+    remedy = lambda v: _date_remedy(v) if rule == "not a date" else _HINTS[rule]
+    return [Failure(rule, known(s), known(d), column, v, remedy(v)) for s, d, v in cells]
 
 # %% ../nbs/00_data.ipynb #5cf497b6
 def _numbers(
@@ -1375,18 +1706,20 @@ def _again(
 def _rows(
     frame:pd.DataFrame, # a long table as it was read
     checks=None, # a Checks
+    zones:Mapping|None=None, # symbol -> zone of the market
 )->tuple: # clean rows (date, symbol, close, ...) and the failures of the others
     checks = checks or Checks()
     rows = _columns(frame, checks)[0].reset_index(drop=True)
     raw_date, raw_symbol = rows["date"], rows["symbol"]
     rows["symbol"] = _named(raw_symbol)
     nameless, mixed = rows["symbol"].isna().to_numpy(), _mixed_zone(rows)
-    rows["date"] = _sessions(raw_date)
+    dates, unsure = _zone_failures(rows, mixed, checks, zones)
+    rows["date"] = _sessions(dates)
     dateless = rows["date"].isna().to_numpy()
     mixed = mixed & ~dateless & ~nameless
     found = _row_failures(rows, dateless, "date", "not a date", raw_date)
     found += _row_failures(rows, nameless & ~dateless, "symbol", "missing symbol", raw_symbol)
-    found += _row_failures(rows, mixed, "date", "mixed time zone", raw_date.astype(str))
+    found += unsure + _row_failures(rows, mixed, "date", "mixed time zone", raw_date.astype(str))
     odd, bad = _numbers(rows, checks)
     missing = rows["close"].isna().to_numpy() & ~bad & ~nameless & ~dateless
     found += odd + _row_failures(rows, missing, "close", "missing price", rows["close"])
@@ -1545,7 +1878,7 @@ def _bars_of(
 )->Bars: # raises one DataError with every failure, columns named as in the table
     checks = checks or Checks()
     frame, back = _tabular(frame, symbols, checks)
-    rows, found, symbols = _chosen(*_rows(frame, checks), symbols, first, last)
+    rows, found, symbols = _chosen(*_rows(frame, checks, _zones(instruments)), symbols, first, last)
     log = _log([f for f in found if _mode(checks, f.rule)])
     found = [f for f in found if not _mode(checks, f.rule)]
     if not len(rows) and not found:
@@ -1612,7 +1945,9 @@ def _joined(
             raise DataError(Failure("missing column", column="date", value=str(path),
                                     remedy="a table of sessions x symbols begins with the dates"))
         part = _melted(frame, date, name)
-        parts.append(part.assign(date=_sessions(part["date"])).set_index(["date", "symbol"]))
+        if np.isnan(_offsets(part["date"])).all():  # stamps with a zone are judged by `_rows`
+            part = part.assign(date=_sessions(part["date"]))
+        parts.append(part.set_index(["date", "symbol"]))
     table = pd.concat(parts, axis=1).reset_index()
     prices = [n for n in paths if n != "volume"] or list(paths)
     traded = pd.to_numeric(table["volume"], errors="coerce") if "volume" in table else pd.Series(0.)
@@ -1716,6 +2051,151 @@ def sample_bars(
         "adjustment": "stocks: dividends and splits; indices: none",
         "sha256": bars.sha256, "notes": notes})
 
+# %% ../nbs/00_data.ipynb #mo000002
+def check_one_currency(
+    bars:Bars, # excess returns are ratios of collateral and pass
+)->None: # raises DataError with the symbols of each currency
+    "Are all known currencies of these prices one? Unknown ones are not judged."
+    if bars.excess is not None or len(bars.currencies) < 2:
+        return
+    table = bars.instruments["currency"]
+    names = [f"{c} ({', '.join(table.index[table == c][:3])}"
+             + (", ..." if (table == c).sum() > 3 else "") + ")" for c in bars.currencies]
+    raise DataError(f"prices in {len(names)} currencies in one book: {', '.join(names)}: convert "
+                    "them with to_currency(bars, 'USD', rates), or select one currency",
+                    rule="several currencies", column="currency", value=", ".join(bars.currencies))
+
+# %% ../nbs/00_data.ipynb #mo000003
+_SUBUNITS = {"GBp": "GBP", "GBX": "GBP", "ZAc": "ZAR", "ZAC": "ZAR", "ILA": "ILS", "USX": "USD",
+             "USc": "USD"}  # hundredths
+
+
+def _main_unit(
+    code:str, # of a price
+)->tuple: # the currency, and how many of the price's units make one of it
+    return (_SUBUNITS[code], 100.) if code in _SUBUNITS else (code, 1.)
+
+
+def _rate_table(
+    rates, # as for to_currency
+    needed:Sequence, # currencies whose rates are needed
+    target:str,
+)->pd.DataFrame: # positive where known, by day; raises DataError
+    way = f"give a DataFrame by day with the columns {', '.join(needed)}: {target} for one unit"
+    if isinstance(rates, pd.Series) and len(needed) == 1:
+        rates = rates.to_frame(needed[0])
+    elif isinstance(rates, Mapping) and all(isinstance(r, pd.Series) for r in rates.values()):
+        rates = pd.DataFrame(dict(rates))
+    rates = rates.close if isinstance(rates, Bars) else rates
+    if not isinstance(rates, pd.DataFrame):
+        raise DataError(f"rates are a {type(rates).__name__}: {way}", rule="no rates")
+    if absent := [c for c in needed if c not in rates]:
+        raise DataError(f"no rate for {', '.join(absent)}: {way}", rule="no rates", value=absent[0])
+    _check_dates(rates.index, "days of the rates", "give one row per day, frame.tz_localize(None)")
+    raw = rates[list(needed)]
+    rates = raw.apply(pd.to_numeric, errors="coerce").astype(float)
+    wrong = raw.notna().to_numpy() & ~((rates > 0) & np.isfinite(rates)).to_numpy()
+    if wrong.any():
+        raise DataError([Failure("not a positive rate", needed[c], rates.index[r], "rate",
+                                 raw.iat[r, c], "correct it") for r, c in np.argwhere(wrong)])
+    return rates
+
+# %% ../nbs/00_data.ipynb #mo000004
+def _factors(
+    bars:Bars,
+    target:str, # currency
+    rates, # as for to_currency
+    max_age:float, # days
+)->np.ndarray: # sessions x symbols: target for one unit of each price; raises DataError
+    units = [_main_unit(c) for c in bars.instruments["currency"]]
+    needed = sorted({c for c, _ in units} - {target})
+    table = _rate_table(rates, needed, target) if needed else None
+    out, faults, seen = np.empty(bars.close.shape), [], bars.observed.to_numpy()
+    for k, (code, parts) in enumerate(units):
+        if code == target:
+            out[:, k] = 1 / parts
+            continue
+        known = table[code].dropna()
+        at = known.index.searchsorted(bars.sessions, side="right") - 1  # never a later one
+        age = (bars.sessions - known.index[np.maximum(at, 0)]).days if len(known) else np.inf
+        old = seen[:, k] & ((at < 0) | (age > max_age))
+        faults += [Failure("no recent rate", bars.symbols[k], day, "currency", code,
+                           f"give its rates up to each session, or a larger max_age ({max_age:g})")
+                   for day in bars.sessions[old][:1]]
+        out[:, k] = known.to_numpy(float)[np.maximum(at, 0)] / parts if len(known) else np.nan
+        out[at < 0, k] = np.nan
+    if faults:
+        raise DataError(faults)
+    return out
+
+
+def _converted(
+    name:str, # of a table or an extra
+    frame:pd.DataFrame,
+    factor:pd.DataFrame, # by session and symbol
+    observed:pd.DataFrame, # True where there is a price
+)->pd.DataFrame:
+    if name in ("open", "high", "low", "close", "adj_close"):
+        return frame * factor
+    if name == "excess":  # profit at the end's rate on collateral at the beginning's
+        return frame * factor / factor.where(observed).ffill().shift(1)
+    if name == "adjusted":  # its changes are profits
+        known = frame.where(observed)
+        change = (known - known.ffill().shift(1)) * factor
+        return change.fillna(known * factor).cumsum()  # the first one is where it stands
+    return frame
+
+# %% ../nbs/00_data.ipynb #mo000005
+Rates = pd.DataFrame | pd.Series | Bars | Mapping | None  # one unit in the target, by day
+
+
+def to_currency(
+    bars:Bars, # with the column `currency` in the instrument table, known for every symbol
+    currency:str, # the target, e.g. 'USD'
+    rates:Rates=None, # value of one unit of each foreign currency in the target, by session
+    max_age:float=7, # days that a rate may be older than the session
+)->Bars: # raises DataError without currency or recent rate
+    "The same market in another currency, at the last rate known at each session."
+    given = bars.instruments["currency"]
+    if currency in _SUBUNITS or not (isinstance(currency, str) and currency.strip()):
+        raise DataError(f"currency = {currency!r}: give a main unit such as 'GBP'", value=currency)
+    if len(lost := given.index[given == "unknown"]):
+        raise DataError([Failure("unknown currency", s, None, "currency", None,
+                                 "write it in the instrument table") for s in lost])
+    if (given == currency).all():
+        return bars
+    factor = pd.DataFrame(_factors(bars, currency, rates, max_age), bars.sessions, bars.symbols)
+    moved = given != currency
+    new = {n: f.where(~moved, _converted(n, f, factor, bars.observed), axis=1)
+           for n, f in (bars._tables() | bars.extras).items()}
+    extras = {n: new.pop(n) for n in bars.extras}
+    note = f"{currency}; {', '.join(sorted(set(given[moved])))} at the last rate known, at most " \
+           f"{max_age:g} days old"
+    return replace(bars, **new, extras=extras, provenance=bars.provenance | {"currency": note},
+                   instruments=bars.instruments.assign(currency=currency))
+
+# %% ../nbs/00_data.ipynb #mo000009
+def as_bars(
+    prices:Bars|pd.DataFrame, # bars, closes as sessions x symbols, or a long table
+    instruments:Instruments=None, # as for `load_bars`; None = those of the bars
+    **checks:object, # of a table: see Checks
+)->Bars: # the same Bars, or checked ones; raises DataError
+    "`Bars` of what is nearly one."
+    if isinstance(prices, Bars):
+        return prices if instruments is None else replace(prices, instruments=instruments)
+    if isinstance(prices, pd.Series):
+        raise DataError(f"prices are a Series named {prices.name!r}: give series.to_frame('KO'), "
+                        "with the symbol as its name", rule="no bars", value=prices.name)
+    if not isinstance(prices, pd.DataFrame):
+        raise DataError(f"prices are a {type(prices).__name__}: give Bars, or a DataFrame of "
+                        "closes (sessions x symbols)", rule="no bars", value=type(prices).__name__)
+    names = [str(c).strip().lower() for c in prices.columns]
+    if {"symbol", "close", "date"} & {_ALIASES.get(n, n) for n in names}:
+        return Bars.from_long(prices, instruments, **checks)
+    bare = lambda index: index.set_names([None] * index.nlevels)
+    plain = prices.set_axis(bare(prices.columns), axis=1).set_axis(bare(prices.index))
+    return checked(Bars(plain, instruments=instruments), **checks)
+
 # %% ../nbs/00_data.ipynb #179e5043
 def _finished(
     sessions:pd.DatetimeIndex,
@@ -1760,9 +2240,33 @@ def _gathered(
         return frame.where(frame != 0, 1.).groupby(group).prod(min_count=1)
     return frame.groupby(group).agg(_WHOLE.get(name, "last"))
 
+
+def _half_told(
+    name:str, # of a table
+    frame:pd.DataFrame, # sessions x symbols
+    observed:pd.DataFrame, # True where there is a price
+    group:np.ndarray, # number of the period of each session
+)->np.ndarray: # True = the period's value would leave out a session that has a price
+    lost = (observed & frame.isna()).astype(float).where(observed)
+    if name == "open":
+        return (lost.groupby(group).first() == 1).to_numpy()
+    return (lost.groupby(group).max() == 1).to_numpy() & (name in ("high", "low", "volume"))
+
+
+def _refuse_coarse(
+    sessions:pd.DatetimeIndex,
+    period:str, # 'W' or 'M'
+)->None: # raises DataError where the bars are longer than the period
+    days = float(np.median(np.diff(sessions).astype("timedelta64[D]").astype(float))) \
+        if len(sessions) > 2 else 1.
+    if days > {"W": 10, "M": 45}[period]:
+        raise DataError(f"resample('{period}'): these bars are {days:g} days apart, which is "
+                        "longer than the period: give daily bars", rule="already coarser",
+                        value=days)
+
 # %% ../nbs/00_data.ipynb #cf47113c
 def resample_bars(
-    bars:Bars, # daily
+    bars:Bars, # daily, or weekly for months
     period:str, # 'W' = Monday to Sunday, 'M' = calendar month
     last:str='drop', # an unfinished last period: 'drop' or 'keep'
 )->Bars: # one row per period, dated by its last session; raises DataError
@@ -1770,10 +2274,12 @@ def resample_bars(
     if period not in ("W", "M") or last not in ("drop", "keep"):
         raise DataError(f"resample('{period}', last='{last}') is unknown: give 'W' or 'M', and "
                         "last='drop' or 'keep'", rule="unknown period", value=period)
+    _refuse_coarse(bars.sessions, period)
     number = bars.sessions.to_period({"W": "W-SUN", "M": "M"}[period])
     group = np.cumsum(np.r_[0, (number[1:] != number[:-1]).astype(int)])
     ends = bars.sessions[np.r_[np.flatnonzero(np.diff(group)), len(group) - 1]]
-    cut = lambda name, frame: _gathered(name, frame, group).set_axis(ends)
+    cut = lambda name, frame: _gathered(name, frame, group).mask(
+        _half_told(name, frame, bars.observed, group)).set_axis(ends)
     tables = {n: cut(n, f) for n, f in bars._tables().items()}
     extras = {n: cut(n, f) for n, f in bars.extras.items()}
     facts = bars.provenance | {"period": {"W": "weekly", "M": "monthly"}[period]}
@@ -1798,9 +2304,9 @@ def align_bars(
     sessions:pd.DatetimeIndex|Bars, # the sessions to have, or bars that have them
 )->Bars: # on exactly these sessions; raises DataError where they have none in common
     "The same market on other sessions; nothing is filled."
-    if not isinstance(sessions, pd.DatetimeIndex):
-        sessions = sessions.sessions
-    sessions = sessions.as_unit(bars.sessions.unit)
+    sessions = sessions.sessions if isinstance(sessions, Bars) else sessions
+    _check_dates(sessions)
+    sessions = sessions.as_unit(bars.sessions.unit).rename(None)
     kept = bars.sessions.isin(sessions)
     if not kept.any():
         raise _empty_range(sessions[0], sessions[-1], bars.sessions)
@@ -1844,24 +2350,9 @@ def same_day_known(
     np.fill_diagonal(known, True)
     return pd.DataFrame(known, table.index, table.index)
 
-# %% ../nbs/00_data.ipynb #1ef66bef
-class _TwinFace:
-    "How a `TwinCheck` looks."
-
-    def __str__(self):
-        parts = [f"{c:+.3f} ± {s:.3f}" for c, s in zip(self.correlation, self.se)]
-        return (f"{self.names[0]} / {self.names[1]}: lag -1 {parts[0]}, lag 0 {parts[1]}, "
-                f"lag +1 {parts[2]} ({self.n:,} sessions): {self.verdict}")
-
-    def _repr_html_(self):
-        cells = "".join(f"<tr><td>{k:+d}</td><td>{c:+.3f} ± {s:.3f}</td></tr>"
-                        for k, c, s in zip((-1, 0, 1), self.correlation, self.se))
-        return (f"<b>{escape(' / '.join(self.names))}</b>: {escape(self.verdict)}<table><tr><th>lag"
-                f"</th><th>correlation</th></tr>{cells}</table><small>{self.n:,} sessions</small>")
-
 # %% ../nbs/00_data.ipynb #405b0f67
 @dataclass(frozen=True)
-class TwinCheck(_TwinFace):
+class TwinCheck:
     "Correlation of two instruments at lags -1, 0, +1, with standard errors."
     names: tuple
     correlation: tuple  # at lags -1, 0, +1; lag +1: the second one day after the first
@@ -1885,6 +2376,17 @@ class TwinCheck(_TwinFace):
             first, second = (a, b) if side == 2 else (b, a)
             return f"same dates, but {first} closes before {second}: lag it by a session"
         return "same dates"
+
+    def __str__(self):
+        parts = [f"{c:+.3f} ± {s:.3f}" for c, s in zip(self.correlation, self.se)]
+        return (f"{self.names[0]} / {self.names[1]}: lag -1 {parts[0]}, lag 0 {parts[1]}, "
+                f"lag +1 {parts[2]} ({self.n:,} sessions): {self.verdict}")
+
+    def _repr_html_(self):
+        cells = "".join(f"<tr><td>{k:+d}</td><td>{c:+.3f} ± {s:.3f}</td></tr>"
+                        for k, c, s in zip((-1, 0, 1), self.correlation, self.se))
+        return (f"<b>{escape(' / '.join(self.names))}</b>: {escape(self.verdict)}<table><tr><th>lag"
+                f"</th><th>correlation</th></tr>{cells}</table><small>{self.n:,} sessions</small>")
 
 # %% ../nbs/00_data.ipynb #54ef1a9b
 def _correlation(

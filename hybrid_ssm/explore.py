@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .data import Bars
+from .features import check_bars
 from .figures import (
     FigureError, Picture, attention_figure, figure_png, regime_figure)
 from .forecast import Forecast
@@ -87,6 +88,7 @@ class RegimeExplorer(_Explorer):
         bars:Bars, # prices, or returns that compound to a level
         forecast:Forecast, # from a model that has regimes
     ):
+        check_bars(bars)
         if not forecast.regime:
             raise ExploreError("the forecast holds no regimes: a classical rule has none, pass the "
                                "forecast of a hybrid model")

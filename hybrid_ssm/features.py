@@ -9,12 +9,12 @@ __all__ = ['SIGMA_SESSIONS', 'FAMILIES', 'FEATURES', 'DEFAULT_FEATURES', 'rollin
            'scaled_return', 'macd', 'rsi', 'carry_to_risk', 'volatility_ratio', 'efficiency', 'drawdown',
            'variance_ratio', 'range_ratio', 'roll_spread', 'zero_returns', 'amihud', 'volume_shock', 'edge_spread',
            'market_return', 'market_correlation', 'market_beta', 'average_correlation', 'dispersion', 'feature_names',
-           'catalogue', 'FeaturePanel', 'MissingInputWarning', 'compute_features', 'LiveFeatures', 'FeatureScaler',
-           'fit_scaler', 'rolling_scale', 'expanding_scale', 'winsorise', 'rank_panel']
+           'catalogue', 'FeaturePanel', 'MissingInputWarning', 'too_few_symbols', 'check_bars', 'compute_features',
+           'LiveFeatures', 'FeatureScaler', 'fit_scaler', 'rolling_scale', 'expanding_scale', 'winsorise', 'rank_panel']
 
 # %% ../nbs/01_features.ipynb #815e9327
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -245,6 +245,7 @@ class Feature:
     step: int = 1         # across assets: sessions between computations, held in between
     memory: int = 0       # rows the live form keeps: warm_up, or more where nothing is exact
     live: Callable = None # what carries the state in the live form, where no window is enough
+    symbols: int = 1      # with fewer symbols it is masked; across assets at least 2
 
 # %% ../nbs/01_features.ipynb #280b77d4
 FAMILIES = ('technical', 'regime', 'liquidity', 'correlation')   # and the rooms they live in
@@ -284,6 +285,7 @@ def feature(name:str, # unique name, with its look-back in sessions
             step:int=1, # across assets: compute on every step-th session and hold
             memory:int=None, # rows the live form keeps; None = warm_up, or all if it never forgets
             live:Callable=None, # carries the state in the live form, see LiveFeatures
+            symbols:int=None, # with fewer it is masked; None = 2 across assets, else 1
             **settings, # passed on to the function
            )->Callable: # a decorator that leaves the function as it is
     "Enter the function below into FEATURES."
@@ -293,14 +295,13 @@ def feature(name:str, # unique name, with its look-back in sessions
         raise ValueError(f'{name!r} has step={step}: only cross_section=True may skip sessions')
     def enter(function):
         known = FEATURES.get(name)
-        again = known and known.function.func.__name__ == function.__name__   # a cell run twice
-        if known and not again:
+        if known and known.function.func.__name__ != function.__name__:   # a cell may run twice
             raise ValueError(f'feature {name!r} exists already: choose another name')
         FEATURES[name] = Feature(
             name, family, tuple(inputs), warm_up, int(cross_section), meaning, source,
             partial(function, **settings), cross_section, tolerance, step,
             memory or (warm_up if tolerance < np.inf else 10 ** 9),
-            live and partial(live, **settings))
+            live and partial(live, **settings), symbols or 1 + cross_section)
         return function
     return enter
 
@@ -600,10 +601,14 @@ DEFAULT_FEATURES = (   # part of every stored experiment: new features never joi
     'roll_spread_63', 'zero_returns_63', 'amihud_21_252', 'volume_shock_63', 'edge_spread_63',
     'market_correlation_63', 'average_correlation_63')
 
-def feature_names(which:str='all', # 'all', 'default', a family, one name, or several
+def feature_names(which:str|tuple='all', # 'all', 'default', a family, one name, or several
                  )->tuple: # raises DataError for names that no room has
     "The names that a short word stands for, family by family."
     if not isinstance(which, str):
+        if not isinstance(which, Iterable) or not all(isinstance(name, str) for name in which):
+            raise DataError(f'{which!r} names no features: give names, such as '
+                            f"{DEFAULT_FEATURES[:2]}, 'default', 'all', or one of {FAMILIES}",
+                            rule='not a name')
         for name in which: _position(name, FEATURES)
         return tuple(which)
     if which == 'default': return DEFAULT_FEATURES
@@ -678,6 +683,14 @@ def _panel_table(panel):
 class MissingInputWarning(UserWarning):
     "Features were asked for whose input the source does not have; they are masked."
 
+# %% ../nbs/01_features.ipynb #5ac6531d
+def too_few_symbols(names:tuple, # features, or 'all', or a family
+                    symbols:int, # how many there are
+                   )->dict: # feature -> least number of symbols, for those that need more
+    "The features that stay blank because they compare more symbols than there are."
+    need = {name: FEATURES[name].symbols for name in feature_names(names)}
+    return {name: least for name, least in need.items() if least > symbols}
+
 # %% ../nbs/01_features.ipynb #8b518fdb
 def _lacks(feature, history):
     "Inputs of the feature that this symbol, although it has prices, does not have."
@@ -695,6 +708,18 @@ def _warn_missing(features, own):
         warnings.warn('masked, because the source lacks their input: ' + '; '.join(lines) +
                       '. Load bars that have it, or leave these features out.',
                       MissingInputWarning, stacklevel=3)
+    _warn_few([f.name for f in features], sum(len(h.rows) > 0 for h in own))
+
+def _warn_few(names, symbols):
+    "One warning for everything that compares more symbols than there are."
+    short = too_few_symbols(names, symbols)
+    need = [', '.join(n for n in short if short[n] == least) + f' (needs at least {least} symbols)'
+            for least in sorted({*short.values()})]
+    if need:
+        there = 'is 1' if symbols == 1 else f'are {symbols}'
+        warnings.warn(f'masked, because they compare symbols and there {there}: ' + '; '.join(need)
+                      + '. Load more symbols, or leave these features out.',
+                      MissingInputWarning, stacklevel=4)
 
 def _finish(raw, rows, feature, out):
     "Hold back by the lag, mask the warm-up, put on the sessions of the panel."
@@ -724,12 +749,27 @@ def _across(feature, given):
     row = np.arange(len(returns))
     return feature.function(returns, step=feature.step, **columns)[row - row % feature.step]
 
+# %% ../nbs/01_features.ipynb #e8e77678
+def check_bars(bars:object, # what was given
+               name:str='bars', # as which argument
+              )->None: # raises DataError for anything but Bars
+    "Tables are not taken for bars: what they hold, and whether it was checked, must be said."
+    if isinstance(bars, Bars): return
+    way = ''
+    if isinstance(bars, (pd.DataFrame, pd.Series)):
+        way = ('; a table of closes, sessions x symbols, becomes Bars with '
+               'checked(Bars(close=table)), rows of date, symbol and close with '
+               'Bars.from_long(table)')
+    raise DataError(f'{name} is a {type(bars).__name__}: give Bars, such as load_bars(...)' + way,
+                    rule='not bars', value=type(bars).__name__)
+
 # %% ../nbs/01_features.ipynb #d5342552
 def compute_features(bars:Bars, # prices, one frame a field
-                     names:tuple=DEFAULT_FEATURES, # in order; or 'all', or a family
+                     names:tuple|str=DEFAULT_FEATURES, # in order; one name, 'all', or a family
                      dtype:type=np.float32, # float64 to see the values before they are rounded
                     )->FeaturePanel: # masked where not known; raises DataError for unknown names
     "Features of each symbol on its own rows; what is missing is masked and reported once."
+    check_bars(bars)
     names = feature_names(names)
     features = [FEATURES[n] for n in names]
     own = histories(bars, tuple(dict.fromkeys(i for f in features for i in f.inputs)))
@@ -901,6 +941,7 @@ class LiveFeatures:
                  symbols:list, # in the order of the rows of what `update` returns
                  history:Bars, # everything so far; its first session anchors held features
                 ):
+        check_bars(history, 'history')
         bars = history.select(list(symbols))
         self.names, self.symbols = feature_names(names), list(symbols)
         self.session, self.count = bars.sessions[-1], len(bars.sessions)

@@ -26,6 +26,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
+from .data import SESSIONS_PER_YEAR, periods_per_year
+
 # %% ../nbs/06b_figures.ipynb #6a183d6b
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe, Ito (2008)
 INK, MUTED = "#222222", "#666666"  # text and notes
@@ -244,16 +246,28 @@ def equity_figure(
     _legend(figure, [lines[n] for n in order], [f"{n}  {curves[n].iloc[-1]:.2f}x" for n in order])
     return figure
 
+# %% ../nbs/06b_figures.ipynb #16b61a1b
+def _per_year(
+    strategies:Mapping, # name -> Series
+    periods:float|None, # what was asked for
+)->float: # periods per year; 252 where the rows have no dates
+    index = max((s.index for s in strategies.values()), key=len)
+    if periods is not None:
+        return float(periods)
+    dated = isinstance(index, pd.DatetimeIndex)
+    return periods_per_year(index) if dated else float(SESSIONS_PER_YEAR)
+
 # %% ../nbs/06b_figures.ipynb #43405e40
 @_style()
 def drawdown_figure(
     returns:Mapping, # name -> Series of returns per session, as fractions
     title:str="Drawdown, net of cost", # what is seen
     limit:float|None=None, # draws a line at this loss, e.g. 0.15
-    periods:int=252, # sessions per year
+    periods:float|None=None, # per year; None = counted from the dates
 )->Picture: # one curve per strategy; the first one is filled
     "Loss from the highest equity so far, for several strategies."
     strategies = _strategies(returns)
+    periods = _per_year(strategies, periods)
     grown = {name: _grown(series) for name, series in strategies.items()}
     curves = {name: 100 * (curve / curve.cummax() - 1) for name, curve in grown.items()}
     figure, (ax,) = _picture(title)
@@ -275,7 +289,7 @@ def drawdown_figure(
 def _trailing_sharpe(
     series:pd.Series, # returns per session
     window:int, # sessions
-    periods:int, # sessions per year
+    periods:float, # sessions per year
 )->pd.Series: # annualised; NaN until the window is full and where nothing moves
     roll = series.rolling(window)
     return (roll.mean() / roll.std().where(lambda s: s > 1e-12)).dropna() * periods**.5
@@ -284,12 +298,14 @@ def _trailing_sharpe(
 @_style()
 def rolling_sharpe_figure(
     returns:Mapping, # name -> Series of returns per session, as fractions
-    window:int=252, # trailing sessions
+    window:int|None=None, # trailing sessions; None = a year of them
     title:str="Rolling Sharpe ratio, net of cost", # what is seen
-    periods:int=252, # sessions per year
+    periods:float|None=None, # per year; None = counted from the dates
 )->Picture: # one curve per strategy, over the band of a strategy without skill
     "Trailing annualised Sharpe ratios of several strategies."
     strategies = _strategies(returns)
+    periods = _per_year(strategies, periods)
+    window = round(periods) if window is None else window
     curves = {name: _trailing_sharpe(r, window, periods) for name, r in strategies.items()}
     curves = {name: curve for name, curve in curves.items() if len(curve)}
     if not curves:
@@ -413,10 +429,13 @@ def importance_figure(
     title:str="What the model looks at", # what is seen
     top:int=25, # features shown, the largest first
 )->Picture: # horizontal bars, with ±1 standard deviation over the rows where there are several
-    "Feature importances, the largest first."
+    "Feature importances as shares of their sum, the largest first."
     rows = importance.to_frame().T if isinstance(importance, pd.Series) else importance
-    if rows.empty or rows.isna().all(axis=None):
-        raise FigureError("no importance to draw: pass a Series by feature")
+    used = rows.columns[(rows > 0).any()]  # a feature that was never observed has no share
+    if not len(used) or (rows < 0).any(axis=None):
+        raise FigureError("no importance to draw: pass a Series by feature, weights above 0")
+    blank, rows = rows.columns.difference(used, sort=False), rows[used].fillna(0)
+    rows = rows.div(rows.sum(axis=1), axis=0)
     mean = rows.mean().sort_values(ascending=False)[:top]
     spread = rows.std()[mean.index] if len(rows) > 1 else None
     figure, (ax,) = _picture(title, 1.3 + .24 * len(mean))
@@ -425,11 +444,18 @@ def importance_figure(
     ax.set_yticks(range(len(mean)), map(str, mean.index), color=INK)
     ax.set_ylim(len(mean) - .4, -.6)
     ax.grid(False, axis="y")
-    used = (rows.mean() > 0).sum()  # a feature that was never observed has no share
-    ax.axvline(rows.mean().sum() / max(used, 1), color=PALETTE[1], linewidth=1.4, linestyle="--")
-    _note(ax, f"weight of the variable selection; dashed: equal shares of the {used} observed"
-          + (f"; bars: ±1 standard deviation over {len(rows)} runs" if spread is not None else ""))
+    ax.axvline(1 / len(used), color=PALETTE[1], linewidth=1.4, linestyle="--")
+    _note(ax, f"weight of the variable selection; dashed: equal shares of the {len(used)} observed"
+          + (f"; bars: ±1 standard deviation over {len(rows)} runs" if spread is not None else "")
+          + (f"\nnever observed: {_listed(blank)}" if len(blank) else ""))
     return figure
+
+
+def _listed(
+    names:pd.Index, # at least one
+)->str: # the first three and how many more
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(map(str, names[:3])) + more
 
 # %% ../nbs/06b_figures.ipynb #29a38c69
 def regime_colors(
@@ -591,9 +617,17 @@ def reliability_figure(
 # %% ../nbs/06b_figures.ipynb #2e02b377
 def _by_lag(
     weights:np.ndarray, # (l, l), row reads column
-)->np.ndarray: # (l,) mean weight given to the session 0, 1, 2, ... before
+)->np.ndarray: # (l,) mean weight given to the session 0, 1, 2, ... before, of rows that have it
+    reads = weights.sum(1) > 0  # a row that can see nothing has no distances
     total = [np.diagonal(weights, -lag).sum() for lag in range(len(weights))]
-    return np.array(total) / len(weights)
+    return np.array(total) / np.maximum([reads[lag:].sum() for lag in range(len(weights))], 1)
+
+
+def _mean_distance(
+    weights:np.ndarray, # (l, l), row reads column
+)->float: # sessions; every distance counts by its mean weight in the rows that have it
+    profile = _by_lag(weights)
+    return float(profile @ np.arange(len(profile)) / max(profile.sum(), 1e-12))
 
 
 def _map(
@@ -636,7 +670,8 @@ def _lag_panel(
     ax.set_xlim(0, reach - 1)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g} %"))
-    _note(ax, "mean weight by distance, % of a row; numbers in the legend: mean distance, sessions")
+    _note(ax, "mean weight by distance in the rows that reach so far back, %; numbers in the "
+              "legend: mean distance, sessions")
 
 # %% ../nbs/06b_figures.ipynb #37885dad
 @_style()
@@ -688,8 +723,7 @@ def _name_heads(
     below, # panel of distances
     heads:np.ndarray, # (head, l, l)
 )->None:
-    profiles = [_by_lag(w) for w in heads]
-    mean = [float(p @ np.arange(len(p)) / max(p.sum(), 1e-12)) for p in profiles]
+    mean = [_mean_distance(w) for w in heads]
     for i, ax in enumerate(above):
         _note(ax, f"head {i + 1}")
     if len(heads) > 1:

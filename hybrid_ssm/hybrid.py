@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['COUPLINGS', 'ROUNDS', 'UNSTEERED', 'PoolCache', 'multi_scale', 'VariableSelection', 'BlockCache', 'HybridBlock',
-           'student_cdf', 'student_abs_mean', 'ModelOutput', 'LawHead', 'PositionHead', 'ModelFileError',
-           'SequenceModel', 'ModelCache', 'Explanation', 'HybridFinancialModel']
+           'student_cdf', 'student_abs_mean', 'ModelOutput', 'LawHead', 'PositionHead', 'drawn_from', 'seeded',
+           'ModelFileError', 'SequenceModel', 'ModelCache', 'Explanation', 'HybridFinancialModel']
 
 # %% ../nbs/04_hybrid.ipynb #b3c085ac
 from typing import NamedTuple
+from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 import hashlib, json, math, os, secrets
 import torch
@@ -343,6 +345,43 @@ def _check_values(x, dt, asset, prior, n_assets):
         raise ModelInputError(f'asset runs over {asset.min()}..{asset.max()}; this model knows '
                               f'0..{n_assets - 1}, and -1 for any other')
 
+# %% ../nbs/04_hybrid.ipynb #bc43f92b
+_ADDED = ContextVar('added to every seed', default=0)
+
+
+def _check_seed(seed):
+    "Raise ConfigError for what starts no generator"
+    if type(seed) is not int or seed < 0:
+        raise ConfigError(f'seed={seed!r}; give a whole number of at least 0, or None for the '
+                          "random state of the caller")
+
+
+@contextmanager
+def drawn_from(
+    seed:int|None=0, # starts the generator; None = the random state of the caller, which moves on
+)->Iterator: # the seed that is used, or None; raises ConfigError
+    "Random numbers of torch come from a generator of this block; outside nothing changes"
+    if seed is None:
+        yield None
+        return
+    _check_seed(seed)
+    cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=cards):
+        torch.default_generator.manual_seed(seed + _ADDED.get())
+        if cards: torch.cuda.manual_seed_all(seed + _ADDED.get())
+        yield seed + _ADDED.get()
+
+# %% ../nbs/04_hybrid.ipynb #196edcfa
+@contextmanager
+def seeded(
+    seed:int, # is added to the seed of every model that is built in the block
+)->Iterator:
+    "Models that are built in this block begin with other weights under every seed"
+    with drawn_from(seed) as started:
+        before = _ADDED.set(started)
+        try: yield
+        finally: _ADDED.reset(before)
+
 # %% ../nbs/04_hybrid.ipynb #d20b47dc
 class ModelFileError(ValueError):
     "A saved model is damaged or not one of ours"
@@ -368,7 +407,7 @@ def _commit(folder, data, card):
 
 # %% ../nbs/04_hybrid.ipynb #3fc92c7e
 def _card(path, kind):
-    try: card = json.loads(path.read_text())
+    try: card = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as e: raise ModelFileError(f"'{path}' is no JSON ({e}); save again") from e
     if not isinstance(card, dict) or not isinstance(card.get('config'), dict):
         raise ModelFileError(f"'{path}' says nothing of a config; save the model again")
@@ -414,7 +453,7 @@ class _Portable:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         data = save({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()})
-        card = more | dict(model=type(self).__name__, config=self.config)
+        card = more | dict(model=type(self).__name__, config=self.config, trained=self.trained)
         card = json.loads(json.dumps(card))  # as a reader will see it
         _commit(folder, data, card | dict(sha256=_hash(card, data)))
         return folder
@@ -424,11 +463,12 @@ class _Portable:
         "Read what `save` wrote"
         card, weights = _read(Path(folder), cls.__name__)
         try:
-            model = cls(**card['config']).to(next(iter(weights.values())).dtype)
-            model.load_state_dict(weights)
+            with drawn_from(0): model = cls(**card['config'])  # its draws are written over
+            model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
         except (TypeError, RuntimeError, ConfigError) as e:
             raise ModelFileError(f"model.json and the weights in '{folder}' do not make a "
                                  f'{cls.__name__}: {e}') from e
+        model.trained = bool(card.get('trained', 'training' in card))
         return model.eval()
 
 # %% ../nbs/04_hybrid.ipynb #ce4eba75
@@ -489,6 +529,7 @@ class SequenceModel(_Portable, _Fed):
         _check_whole(config)
         self.config, self.horizons = config, tuple(config['horizons'])
         self.cache_shapes = {}  # of an empty cache, per batch size
+        self.trained = False  # whether a training, or the file of one, gave it its weights
 
     def forward(self,
         x:Tensor, # features, finite; 0 where not observed (b, l, f)
@@ -712,7 +753,7 @@ class HybridFinancialModel(_Shown):
         coupling:str='mixture', # who reads whom: one of `COUPLINGS` or `CONTROLS`
         n_assets:int=0, # assets with an embedding of their own; 0 = `asset` is ignored
         dropout:float=0., # fraction dropped of what a block adds, in training
-        seed:int|None=None, # of the initial weights; None = torch's global generator
+        seed:int|None=0, # of the initial weights; None = torch's global generator
         rule:str='variance', # how a session is written: 'variance', 'hold' or 'trapezoid'
         rotary:bool=False, # a state that turns, for cycles
         forget:bool=False, # a gate per state row that only forgets
@@ -722,6 +763,4 @@ class HybridFinancialModel(_Shown):
         config = {k: v for k, v in locals().items() if k not in ('self', '__class__')}
         for name in 'horizons', 'windows':
             if isinstance(config[name], tuple): config[name] = list(config[name])
-        with torch.random.fork_rng(devices=[], enabled=seed is not None):
-            if seed is not None: torch.manual_seed(seed)
-            super().__init__(config)
+        with drawn_from(seed) as config['seed']: super().__init__(config)

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from .handler import Sequences
 from .hybrid import ModelOutput
-from .ssm import ModelInputError
+from .ssm import ConfigError, ModelInputError
 from .losses import Batch, JointLoss, LossParts
 
 # %% ../nbs/04d_loop.ipynb #420961e2
-class TrainerError(ValueError):
+class TrainerError(ConfigError):
     "A model, its training data and the options of a run do not fit together"
 
 # %% ../nbs/04d_loop.ipynb #c626c3d7
@@ -63,6 +63,7 @@ class History:
     rows: list = field(default_factory=list)  # dicts: epoch, train, valid, ...
     floor: int = 0  # epochs before this one cannot be the best
     smooth: int = 1  # the criterion is the mean validation loss over this many epochs
+    start: float | None = None  # validation loss of the trained weights that the run began with
 
     @property
     def frame(self)->pd.DataFrame:
@@ -78,42 +79,30 @@ class History:
 
     @property
     def best_epoch(self)->int:
-        "The epoch with the lowest criterion; raises TrainerError before the first one."
+        "The epoch with the lowest criterion; -1 = the run began with better weights than any."
         if not self.rows:
             raise TrainerError("no epoch has been finished yet: call train_model first")
-        return self.rows[int(np.argmin(self.criterion()))]["epoch"]
+        reached = self.criterion()
+        if self.start is not None and self.start <= min(reached):
+            return -1
+        return self.rows[int(np.argmin(reached))]["epoch"]
 
     def __repr__(self):
-        done = f"best: {self.best_epoch}" if self.rows else "none finished"
-        return f"History({len(self.rows)} epochs, {done})"
+        if not self.rows:
+            return f"History({len(self.rows)} epochs, none finished)"
+        best = self.best_epoch
+        named = best if best >= 0 else f"none, the weights before them had {self.start:.4f}"
+        return f"History({len(self.rows)} epochs, best: {named})"
 
     def _repr_html_(self):
         if not self.rows:
             return "<b>History</b> no epoch finished"
-        head = f"<b>History</b> {len(self.rows)} epochs, best: {self.best_epoch}"
-        return head + self.frame.tail(12).to_html(float_format="{:.4f}".format)
-
-# %% ../nbs/04d_loop.ipynb #60a51219
-class _Steps:
-    @property
-    def judged(self)->nn.Module: # what is validated and kept
-        "The model with averaged weights where there are such, else the model itself."
-        return self.model if self.average is None else self.average.module
-
-    def ready(self)->None:
-        "Before a step: dropout on, no gradient left of whatever was before."
-        self.model.train()
-        self.optimizer.zero_grad()
-
-    def clipped(self)->None: # raises TrainerError where a gradient is no number
-        "After a gradient: no longer than `clip`."
-        if not nn.utils.clip_grad_norm_(weights(self), self.clip).isfinite():
-            raise TrainerError(f"the gradient of step {self.step} is no number: lower the learning "
-                               "rate or look at the objective; the weights are those before it")
+        table = self.frame.tail(12).to_html(float_format="{:.4f}".format)
+        return f"<b>History</b> {repr(self)[8:-1]}{table}"
 
 # %% ../nbs/04d_loop.ipynb #54329be1
 @dataclass
-class Run(_Steps):
+class Run:
     "The state of a training run that callbacks may read; `stop` they may also set."
     model: nn.Module
     epochs: int  # asked for
@@ -132,6 +121,22 @@ class Run(_Steps):
     history: History = field(default_factory=History)
     facts: dict = field(default_factory=dict)  # what a checkpoint must agree with, plain values
     main: bool = True  # whether this process writes files and shows progress
+
+    @property
+    def judged(self)->nn.Module: # what is validated and kept
+        "The model with averaged weights where there are such, else the model itself."
+        return self.model if self.average is None else self.average.module
+
+    def ready(self)->None:
+        "Before a step: dropout on, no gradient left of whatever was before."
+        self.model.train()
+        self.optimizer.zero_grad()
+
+    def clipped(self)->None: # raises TrainerError where a gradient is no number
+        "After a gradient: no longer than `clip`."
+        if not nn.utils.clip_grad_norm_(weights(self), self.clip).isfinite():
+            raise TrainerError(f"the gradient of step {self.step} is no number: lower the learning "
+                               "rate or look at the objective; the weights are those before it")
 
 # %% ../nbs/04d_loop.ipynb #09ad2b50
 class Callback:

@@ -13,8 +13,9 @@ import platform
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
+from functools import partial
 from importlib import metadata
 from inspect import signature
 from pathlib import Path
@@ -30,15 +31,16 @@ from . import baselines
 from .callbacks import (
     SCHEDULES, AverageWeights, Checkpoint, CSVLog, KeepBest, ProgressBar, RateTrial, TimeBudget,
     find_rate, interruptible, prepare, resume_run)
-from .data import parse_day, write_atomic
-from .features import DEFAULT_FEATURES, FeaturePanel, FeatureScaler
+from .data import Bars, Costs, DataError, Day, periods_per_year, write_atomic
+from .features import DEFAULT_FEATURES, FeaturePanel, FeatureScaler, check_bars
 from .forecast import Forecast, average_forecasts
-from .handler import FinancialDataHandler, PanelArrays, input_arrays
-from .hybrid import ModelFileError, ModelOutput, SequenceModel
-from .loop import (
-    Callback, History, OneProcess, Run, TrainerError, fit, plan_epoch, share_of, take_batch)
+from .handler import FinancialDataHandler, PanelArrays, input_arrays, training_dates
+from .hybrid import ModelFileError, ModelOutput, SequenceModel, seeded
+from hybrid_ssm.loop import (
+    Callback, History, OneProcess, Run, TrainerError, evaluate, fit, plan_epoch, share_of,
+    take_batch)
 from .losses import JointLoss
-from .splits import Fold
+from .splits import Fold, holdout
 from .ssm import ConfigError
 
 # %% ../nbs/05_trainer.ipynb #049c06dd
@@ -234,7 +236,7 @@ def _card(folder):
     "What `save` wrote beside the weights; raises ModelFileError"
     path = Path(folder) / "model.json"
     try:
-        card = json.loads(path.read_text())
+        card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         raise ModelFileError(f"'{path}' cannot be read ({e}): give a folder that "
                              "`ModelTrainer.save` wrote") from e
@@ -249,6 +251,11 @@ def _card(folder):
     return card
 
 # %% ../nbs/05_trainer.ipynb #a2f03f33
+def _but_seed(config):
+    "What a model is, as JSON says it: the seed decides only where its weights began"
+    return {k: v for k, v in json.loads(json.dumps(config)).items() if k != "seed"}
+
+
 def _training_facts(t):
     "What stands beside the weights: of the training that made them, wherever they are loaded"
     if t.told is not None:
@@ -261,27 +268,20 @@ def _training_facts(t):
                 scaler=t.scaler and t.scaler.to_dict())
 
 # %% ../nbs/05_trainer.ipynb #0de339a4
-class _Persistence:
-    "Saving and loading of a trained model with everything that made it."
-
-    def save(self, folder:str|Path)->Path: # weights and one JSON card, all or nothing
-        "Write the model, the scaler and what the run was; return the folder."
-        if int(os.environ.get("RANK", 0)):  # one of several processes writes
-            return Path(folder)
-        return self.model.save(folder, training=_training_facts(self))
-
-    def restore(self, folder:str|Path)->"ModelTrainer":
-        "Take weights, scaler and history back from a folder that `save` wrote; return self."
-        card = _card(folder)
-        facts = card["training"]
-        if facts["data"]["features"] != list(self.data.features):
-            raise TrainerError(f"'{folder}' was trained on features {facts['data']['features']}, "
-                               f"this trainer has {list(self.data.features)}: pass the same ones")
-        if card["config"] != json.loads(json.dumps(self.model.config)):
-            raise TrainerError(f"'{folder}' holds a model of {card['config']}, this one has "
-                               f"{self.model.config}: build the same, or use ModelTrainer.load")
-        self.model.load_state_dict(type(self.model).load(folder).state_dict())
-        return _take_up(self, facts, folder)
+def _restore(trainer, folder):
+    "The work of `ModelTrainer.restore`."
+    card, model, features = _card(folder), trainer.model, list(trainer.data.features)
+    facts = card["training"]
+    if facts["data"]["features"] != features:
+        raise TrainerError(f"'{folder}' was trained on features {facts['data']['features']}, "
+                           f"this trainer has {features}: pass the same ones")
+    if _but_seed(card["config"]) != _but_seed(model.config):
+        raise TrainerError(f"'{folder}' holds a model of {card['config']}, this one has "
+                           f"{model.config}: build the same, or use ModelTrainer.load")
+    loaded = type(model).load(folder)
+    model.load_state_dict(loaded.state_dict())
+    model.trained = loaded.trained
+    return _take_up(trainer, facts, folder)
 
 # %% ../nbs/05_trainer.ipynb #88039b11
 def _take_up(trainer, facts, folder):
@@ -319,27 +319,32 @@ def _same_data(d, folder):
     return handler
 
 # %% ../nbs/05_trainer.ipynb #a309448e
-class _Loading(_Persistence):
-    @classmethod
-    def load(cls, folder:str|Path, data:FinancialDataHandler|None=None)->"ModelTrainer":
-        "The trainer that wrote a folder, built again from the folder alone."
-        card = _card(folder)
-        facts, model = card["training"], _models()[card["model"]].load(folder)
-        try:
-            data = _same_data(facts["data"], folder) if data is None else data
-            out = cls(model, data=data, loss=_same_loss(facts["loss"]), seed=facts["seed"])
-            out.training_start, out.training_end = facts["training_start"], facts["training_end"]
-        except (KeyError, TypeError, AttributeError, ConfigError) as e:
-            raise ModelFileError(f"the training in '{folder}' cannot be built again ({e!r}): "
-                                 "save it again") from e
-        return out.restore(folder)
+def _load(cls, folder, data):
+    "The work of `ModelTrainer.load`."
+    card = _card(folder)
+    facts, model = card["training"], _models()[card["model"]].load(folder)
+    try:
+        data = _same_data(facts["data"], folder) if data is None else data
+        out = cls(model, data=data, loss=_same_loss(facts["loss"]), seed=facts["seed"])
+        out.training_start, out.training_end = facts["training_start"], facts["training_end"]
+    except TrainerError:
+        raise
+    except (KeyError, TypeError, AttributeError, ConfigError) as e:
+        raise ModelFileError(f"the training in '{folder}' cannot be built again ({e!r}): "
+                             "save it again") from e
+    return out.restore(folder)
 
 # %% ../nbs/05_trainer.ipynb #4852d8a1
-def _check_fit(model, data):
-    "Whether model and handler are such, and of the same width and horizons."
+def _check_model(model):
+    "Raise TrainerError for what is no model"
     if not isinstance(model, SequenceModel):
-        raise TrainerError(f"model is a {type(model).__name__}: give a model of this contract, "
+        name = getattr(model, "__name__", type(model).__name__)
+        raise TrainerError(f"model is a {name}: give a model of this contract, "
                            "such as HybridFinancialModel(...) or one of `baselines`")
+
+
+def _check_fit(model, data):
+    "Whether model and handler are of the same width and horizons."
     if model.config["input_dim"] != len(data.features):
         raise TrainerError(
             f"the model has input_dim={model.config['input_dim']} but there are "
@@ -354,18 +359,42 @@ _FIRST, _LAST = "2010-01-01", "2022-12-31"  # of the promise in the README
 
 
 def _dates(data, start, end):
-    "Dates as asked for, or of a handler; raises TrainerError where they do not fit"
-    if data is None: start, end = start or _FIRST, end or _LAST
-    begin, stop = parse_day(start, "start"), parse_day(end, "end")
-    if begin is not None and stop is not None and begin >= stop:
+    "Dates as asked for, or of a handler; raises DataError or TrainerError where they do not fit"
+    if data is None:
+        start, end = _FIRST if start is None else start, _LAST if end is None else end
+    start, end = training_dates(start, None)[0], training_dates(None, end)[1]
+    if start is not None and end is not None and start >= end:
         raise TrainerError(f"training_start={start} is not before training_end={end}: swap them")
     if data is None: return start, end
-    first, last = data.sessions[[0, -1]]
-    if begin is not None and begin > first or stop is not None and stop < last:
+    first, last = (f"{day:%Y-%m-%d}" for day in _handed(data).sessions[[0, -1]])
+    if start is not None and start > first or end is not None and end < last:
         raise TrainerError(f"training from {start} to {end} was asked for, but the handler has "
-                           f"sessions from {first:%Y-%m-%d} to {last:%Y-%m-%d}: give it the bars "
+                           f"sessions from {first} to {last}: give it the bars "
                            "of those dates only (bars.window), or a fold to `train_model`")
-    return start or f"{first:%Y-%m-%d}", end or f"{last:%Y-%m-%d}"
+    return start or first, end or last
+
+
+def _handed(data):
+    "The handler that was given; raises DataError for anything else"
+    if not isinstance(data, FinancialDataHandler):
+        if not isinstance(data, Bars): check_bars(data, "data")
+        raise DataError("data is Bars: wrap bars in FinancialDataHandler(bars=...)",
+                        rule="not a handler")
+    return data
+
+
+def _handler(trainer, model, data, costs, **source):
+    "The handler of a trainer, that fits to the model"
+    _check_model(model)
+    if data is not None and costs is not None:
+        raise DataError(f"costs={costs!r} beside data: the handler has costs of its own, give "
+                        "them there, FinancialDataHandler(costs=...)", rule="given twice")
+    if data is None:
+        data = FinancialDataHandler(training_start=trainer.training_start,
+                                    training_end=trainer.training_end, costs=costs,
+                                    horizons=model.horizons, **source)
+    _check_fit(model, data)
+    return data
 
 # %% ../nbs/05_trainer.ipynb #04fe2d37
 def _device(name):
@@ -380,40 +409,36 @@ def _device(name):
     return name
 
 # %% ../nbs/05_trainer.ipynb #73539882
-class _Setup(_Loading):
+class ModelTrainer:
+    "Trains a model on the sessions between two dates and turns it into forecasts."
+
     def __init__(self,
         model:nn.Module, # HybridFinancialModel or any baseline of the same contract
-        training_start:str|None=None, # first session, included; None = 2010-01-01, or of `data`
-        training_end:str|None=None, # last one; None = 2022-12-31, or of `data`
-        symbols:Sequence|None=None, # tickers; None = all of the source
-        source:str='sample', # 'sample', 'yahoo' or a file
-        features:Sequence=DEFAULT_FEATURES, # as many as the model's input_dim
+        training_start:Day=None, # first session, included; None = 2010-01-01, or of `data`
+        training_end:Day=None, # last one; None = 2022-12-31, or of `data`
+        symbols:Sequence|str|None=None, # tickers; None = all of the source
+        source:object='sample', # 'sample', 'yahoo' or a file; see `load_bars`
+        features:Sequence|str=DEFAULT_FEATURES, # as many as the model's input_dim
         data:FinancialDataHandler|None=None, # a handler; then symbols, source, features are its own
         loss:Callable=JointLoss(), # (output, batch) -> LossParts: likelihood + net-of-cost Sharpe
-        seed:int=0, # of the order of windows and of dropout
+        seed:int=0, # of the order of windows and of dropout; a model has a seed of its own
         device:str|None=None, # None = a GPU where there is one
+        costs:Costs=None, # one-way fraction of notional, such as .0005; None = instrument table
     ):
-        if data is not None and not isinstance(data, FinancialDataHandler):
-            raise TrainerError(f"data is a {type(data).__name__}: wrap bars in "
-                               "FinancialDataHandler(bars=...)")
+        self.seed, self.device = _whole("seed", seed, 0), _device(device)
         self.training_start, self.training_end = _dates(data, training_start, training_end)
-        if data is None:
-            data = FinancialDataHandler(symbols, self.training_start, self.training_end, source,
-                                        features=features)
-        _check_fit(model, data)
-        self.data = data
-        self.device = _device(device)
-        self.model, self.loss, self.seed = model.to(self.device), loss, _whole("seed", seed, 0)
+        self.data = _handler(self, model, data, costs, symbols=symbols, source=source,
+                             features=features)
+        self.model, self.loss, self.objective = model.to(self.device), loss, loss
         self.history, self.scaler, self.options = History(), None, {}
         self.fold, self.assets, self.earlier, self.told = {}, None, [], None
 
-# %% ../nbs/05_trainer.ipynb #18747e84
-class ModelTrainer(_Setup):
-    "Trains a model on the sessions between two dates and turns it into forecasts."
-
     def __repr__(self):
+        loaded = "bars" in vars(self.data)  # showing loads nothing
+        blank = ", ".join(self.data.blank) if loaded else ""
+        named = f" ({blank} blank: too few symbols)" if blank else ""
         return (f"ModelTrainer({type(self.model).__name__}, {self.training_start} to "
-                f"{self.training_end}, {len(self.data.features)} features; {self.history})")
+                f"{self.training_end}, {len(self.data.features)} features{named}; {self.history})")
 
     def train_model(self,
         epochs:int=100, # at most; the best one by validation is kept
@@ -432,16 +457,28 @@ class ModelTrainer(_Setup):
         **options, # see `training_options`
     )->RateTrial: # whose `suggestion` is a `learning_rate`
         "Try growing learning rates on a copy of the model."
-        o = _known_options(options)
-        return find_rate(self.model, _windows(self, fold, o).train, self.loss, o["batch_size"],
-                         low, high, steps, self.device, self.seed, _by_date(self.loss, o),
-                         piece=o["piece"], precision=o["precision"])
+        return _try_rates(self, low, high, steps, fold, _known_options(options))
 
     def predict(self,
         panel:FeaturePanel|None=None, # unscaled features; None = the handler's own
     )->Forecast: # laws and positions; sessions up to `training_end` were learnt from: no test
         "What the trained model says in every session, each knowing only its past."
         return _predict(self, panel)
+
+    def save(self, folder:str|Path)->Path: # weights and one JSON card, all or nothing
+        "Write the model, the scaler and what the run was; return the folder."
+        if int(os.environ.get("RANK", 0)):  # one of several processes writes
+            return Path(folder)
+        return self.model.save(folder, training=_training_facts(self))
+
+    def restore(self, folder:str|Path)->"ModelTrainer":
+        "Take weights, scaler and history back from a folder that `save` wrote; return self."
+        return _restore(self, folder)
+
+    @classmethod
+    def load(cls, folder:str|Path, data:FinancialDataHandler|None=None)->"ModelTrainer":
+        "The trainer that wrote a folder, built again from the folder alone."
+        return _load(cls, folder, data)
 
 # %% ../nbs/05_trainer.ipynb #ea29bddf
 def _together(device):
@@ -484,8 +521,8 @@ def _fingerprint(trainer, data):
     law = wave(-.5, .5, batch.target), wave(.5, 1.5, batch.target), wave(3, 8, batch.target)
     share = torch.full((*batch.cost.shape, regimes), 1 / regimes, device=batch.x.device)
     try:
-        parts = trainer.loss(ModelOutput(*law, wave(-1, 1, batch.cost), share),
-                             batch._replace(x=None, mask=None))
+        parts = trainer.objective(ModelOutput(*law, wave(-1, 1, batch.cost), share),
+                                  batch._replace(x=None, mask=None))
         return f"{float(parts.total):.5g}"
     except (AttributeError, TypeError, RuntimeError) as e:
         raise TrainerError(f"the objective cannot score a batch ({e}): give a function of (output, "
@@ -496,21 +533,34 @@ def _facts(trainer, epochs, learning_rate, data, o):
     "What a checkpoint must agree with"
     same = ("batch_size", "schedule", "precision", "clip", "average", "piece", "window", "warm_up",
             "stride", "smooth", "floor", "weight_decay")
-    return dict(model=type(trainer.model).__name__, config=trainer.model.config, epochs=epochs,
-                learning_rate=learning_rate, seed=trainer.seed, loss=_said(trainer.loss),
+    return dict(model=type(trainer.model).__name__, config=_but_seed(trainer.model.config),
+                epochs=epochs, learning_rate=learning_rate, seed=trainer.seed,
+                loss=_said(trainer.objective),
                 scaler=trainer.scaler.to_dict(), windows=[len(data.train), len(data.valid)],
                 data=_data_facts(trainer.data), fold=trainer.fold,
                 by_date=_by_date(trainer.loss, o),
                 objective=_fingerprint(trainer, data)) | {k: o[k] for k in same}
 
 # %% ../nbs/05_trainer.ipynb #e6b93783
-def _windows(trainer, fold, o):
-    "What may be learnt from, and what chooses; raises TrainerError where there is nothing"
+def _check_run(trainer, fold, o):
+    "The rows of a run, before anything is computed; raises TrainerError"
     if fold is not None and not isinstance(fold, Fold):
         raise TrainerError(f"fold={fold!r}: give one of `handler.folds(...)`")
     if not callable(trainer.loss) or isinstance(trainer.loss, type):
         raise TrainerError(f"loss={trainer.loss!r}: give an objective, such as JointLoss(); that "
                            "of a folder is known only if it was one")
+    if hasattr(trainer.model, "fit_windows"): _check_without_steps(trainer, o)
+    _check_free(o)
+    fold = holdout(trainer.data.sessions) if fold is None else fold
+    if o["window"] > len(fold.train):
+        raise TrainerError(f"window={o['window']} is longer than the {len(fold.train)} training "
+                           "sessions: use a smaller window, earlier dates or a longer history")
+    return fold
+
+
+def _windows(trainer, fold, o):
+    "What may be learnt from, and what chooses; raises TrainerError where there is nothing"
+    fold = _check_run(trainer, fold, o)
     data = trainer.data.prepare_training_data(o["window"], fold, o["stride"], o["warm_up"],
                                               o["memory_map"])
     for name in ("train", "valid"):
@@ -518,6 +568,19 @@ def _windows(trainer, fold, o):
             raise TrainerError(f"no window has a known outcome in the {name} sessions of "
                                f"{data.fold}: use a longer history or other dates")
     return data
+
+
+def _yearly(trainer, data):
+    "The objective, told how many periods the training sessions have in a year, if it can be"
+    loss, sessions = trainer.loss, data.fold.sessions[data.fold.train]
+    periods = trainer.data.bars.periods or periods_per_year(sessions)
+    if is_dataclass(loss):
+        own = {f.name: f.default for f in fields(loss)}
+        asks = "periods" in own and loss.periods == own["periods"]  # else the user has set it
+        return replace(loss, periods=periods) if asks else loss
+    if isinstance(loss, (nn.Module, partial)) or "periods" not in signature(loss).parameters:
+        return loss
+    return partial(loss, periods=periods)
 
 
 def _dates_of(fold):
@@ -551,22 +614,25 @@ def _fresh_run(trainer, epochs, learning_rate, data, o, together):
                    o["weight_decay"])
 
 # %% ../nbs/05_trainer.ipynb #6e276443
-def _without_gradients(trainer, data, o):
-    "A learner that is not trained step by step"
+def _check_without_steps(trainer, o):
+    "Options that a learner without gradients has no use for"
     for name in ("checkpoint", "minutes", "average", "callbacks"):
         if o[name]:
             raise TrainerError(f"{name}={o[name]!r}: a {type(trainer.model).__name__} is fitted at "
                                "once, without steps to stop at; leave it out")
+
+
+def _without_gradients(trainer, data):
+    "A learner that is not trained step by step"
     told = trainer.model.fit_windows(data.train, data.valid, trainer.seed)
-    trainer.history = History([dict(epoch=0, **told)])
+    trainer.history, trainer.model.trained = History([dict(epoch=0, **told)]), True
     return trainer.history
 
 
-def _begin(run, o, own):
-    "Go on where a checkpoint is, if asked; never write over one unasked"
-    if o["resume"]:
-        resume_run(run, o["checkpoint"], own)
-    elif o["checkpoint"] is not None and (Path(o["checkpoint"]) / "last.safetensors").exists():
+def _check_free(o):
+    "Never write over a checkpoint unasked"
+    if o["checkpoint"] is None or o["resume"]: return
+    if (Path(o["checkpoint"]) / "last.safetensors").exists():
         raise TrainerError(f"'{o['checkpoint']}' holds the checkpoint of a run: go on with "
                            "resume=True, or use another folder")
 
@@ -576,12 +642,14 @@ def _or_as_before(trainer):
     "What fails before it has anything to show changes nothing"
     kept = dict(vars(trainer))
     weights = {k: v.detach().clone() for k, v in trainer.model.state_dict().items()}
+    trained = trainer.model.trained
     try:
         yield
     except Exception:
         if trainer.history is kept["history"] or not trainer.history.rows:
             vars(trainer).update(kept)
             trainer.model.to(trainer.device).load_state_dict(weights)
+            trainer.model.trained = trained
         raise
 
 
@@ -601,6 +669,13 @@ def _take_on(trainer, data, o):
     trainer.scaler, trainer.options = data.scaler, o
 
 # %% ../nbs/05_trainer.ipynb #424fec5c
+def _loss_before(trainer, data, o):
+    "Validation loss of weights from an earlier training, or None where it is no number"
+    before = evaluate(trainer.model, data.valid, trainer.objective, o["batch_size"],
+                      trainer.device)["valid"]
+    return before if np.isfinite(before) else None
+
+
 def _step_by_step(trainer, data, o, epochs, rate):
     "Run the loop, with what stands around it"
     together = _together(trainer.device)
@@ -608,14 +683,16 @@ def _step_by_step(trainer, data, o, epochs, rate):
     trainer.model.to(trainer.device)
     run = _fresh_run(trainer, epochs, rate, data, o, together)
     own, around = _callbacks(trainer, o, epochs)
-    _begin(run, o, own)
-    trainer.history = run.history
+    if o["resume"]: resume_run(run, o["checkpoint"], own)
+    if trainer.model.trained and not run.step:
+        run.history.start = _loss_before(trainer, data, o)
+    trainer.history, trainer.model.trained = run.history, True
     try:
         with interruptible(run, o["checkpoint"]):
-            fit(data.train, data.valid, run, trainer.loss, own + around, o["batch_size"],
+            fit(data.train, data.valid, run, trainer.objective, own + around, o["batch_size"],
                 run.facts["by_date"], piece=o["piece"], precision=o["precision"], together=together)
     finally:
-        if run.stop and not run.history.rows:
+        if run.stop and not run.history.rows and run.best is None:
             warnings.warn("stopped before the first epoch ended: the model holds weights that "
                           "were never validated", stacklevel=4)
     return run.history
@@ -627,9 +704,21 @@ def _train(trainer, epochs, learning_rate, fold, o):
     data = _windows(trainer, fold, o)
     with _or_as_before(trainer):
         _take_on(trainer, data, o | dict(epochs=epochs, learning_rate=rate))
+        trainer.objective = _yearly(trainer, data)
         if hasattr(trainer.model, "fit_windows"):
-            return _without_gradients(trainer, data, o)
+            return _without_gradients(trainer, data)
         return _step_by_step(trainer, data, o, epochs, rate)
+
+
+def _try_rates(trainer, low, high, steps, fold, o):
+    "The work of `ModelTrainer.find_rate`."
+    low, high, steps = _above_zero("low", low), _above_zero("high", high), _whole("steps", steps, 2)
+    if low >= high:
+        raise TrainerError(f"low={low} is not below high={high}: swap them")
+    data = _windows(trainer, fold, o)
+    return find_rate(trainer.model, data.train, _yearly(trainer, data), o["batch_size"], low, high,
+                     steps, trainer.device, trainer.seed, _by_date(trainer.loss, o),
+                     piece=o["piece"], precision=o["precision"])
 
 # %% ../nbs/05_trainer.ipynb #0f70a2d8
 def _predict(trainer, panel):
@@ -654,10 +743,11 @@ def _check_build(build):
 
 def _checked_seeds(seeds):
     "Seeds as plain numbers: at least one, and each once"
-    if not isinstance(seeds, (Sequence, np.ndarray)) or not len(seeds) or (
-            len({*seeds}) < len(seeds)):
+    several = isinstance(seeds, (Sequence, np.ndarray)) and not isinstance(seeds, str)
+    found = [_whole("seeds", s, 0) for s in seeds] if several else []
+    if not found or len({*found}) < len(found):
         raise TrainerError(f"seeds={seeds!r}: give at least one, and each once")
-    return [_whole("seed", s, 0) for s in seeds]
+    return found
 
 
 def _all_different(members):
@@ -666,12 +756,42 @@ def _all_different(members):
              for m in members.values()]
     moved = [m for m in members.values() if any(p.requires_grad for p in m.model.parameters())]
     if len(moved) > 1 and all(torch.equal(first[0], w) for w in first[1:]):
-        raise TrainerError("build() gives the same weights under every seed: leave `seed=` out of "
-                           "it, the ensemble sets the seed")
+        raise TrainerError("build() gives the same weights under every seed: build a fresh model "
+                           "inside of it, whose weights the ensemble then seeds")
 
-# %% ../nbs/05_trainer.ipynb #fa4c46e8
-class _Members:
-    "What an ensemble says and writes"
+# %% ../nbs/05_trainer.ipynb #7046dc85
+class Ensemble:
+    "The same model, trained from several seeds, that speaks as one."
+
+    def __init__(self,
+        build:Callable, # () -> a fresh model; called once under each seed
+        seeds:Sequence=(0, 1, 2, 3, 4), # one member each
+        data:FinancialDataHandler|None=None, # one for all; None = from the other settings
+        **settings, # of `ModelTrainer`: training_start, training_end, symbols, source, loss, ...
+    ):
+        if "seed" in settings:
+            raise TrainerError(f"seed={settings['seed']}: an ensemble has several; give seeds=")
+        _check_build(build)
+        self.members = {}
+        for seed in _checked_seeds(seeds):
+            with seeded(seed):
+                member = ModelTrainer(build(), data=data, seed=seed, **copy.deepcopy(settings))
+            self.members[seed], data = member, member.data
+            settings.pop("costs", None)  # they are the handler's now
+        _all_different(self.members)
+
+    def train_model(self,
+        epochs:int=100, # at most, of each member
+        learning_rate:float=1e-4, # peak of the schedule
+        *, checkpoint:str|Path|None=None, # each member gets a folder in it
+        **options, # see `training_options`
+    )->dict: # seed -> History
+        "Train every member; a resumed ensemble goes on where it was."
+        folder = lambda seed: checkpoint and Path(checkpoint) / f"seed{seed}"
+        bar = tqdm(self.members.items(), "seeds", disable=not options.get("progress", True))
+        return {seed: m.train_model(epochs, learning_rate, checkpoint=folder(seed),
+                                    **copy.deepcopy(options)) for seed, m in bar}
+
     def __repr__(self):
         one = next(iter(self.members.values()))
         return f"Ensemble of {len(self.members)}: seeds {[*self.members]}, each a {one!r}"
@@ -693,39 +813,6 @@ class _Members:
         write_atomic(Path(folder) / "ensemble.json", json.dumps(dict(seeds=[*self.members])))
         return Path(folder)
 
-# %% ../nbs/05_trainer.ipynb #7046dc85
-class Ensemble(_Members):
-    "The same model, trained from several seeds, that speaks as one."
-
-    def __init__(self,
-        build:Callable, # () -> a fresh model; called once under each seed
-        seeds:Sequence=(0, 1, 2, 3, 4), # one member each
-        data:FinancialDataHandler|None=None, # one for all; None = from the other settings
-        **settings, # of `ModelTrainer`: training_start, training_end, symbols, source, loss, ...
-    ):
-        if "seed" in settings:
-            raise TrainerError(f"seed={settings['seed']}: an ensemble has several; give seeds=")
-        _check_build(build)
-        self.members = {}
-        for seed in _checked_seeds(seeds):
-            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-                torch.manual_seed(seed)
-                member = ModelTrainer(build(), data=data, seed=seed, **copy.deepcopy(settings))
-            self.members[seed], data = member, member.data
-        _all_different(self.members)
-
-    def train_model(self,
-        epochs:int=100, # at most, of each member
-        learning_rate:float=1e-4, # peak of the schedule
-        *, checkpoint:str|Path|None=None, # each member gets a folder in it
-        **options, # see `training_options`
-    )->dict: # seed -> History
-        "Train every member; a resumed ensemble goes on where it was."
-        folder = lambda seed: checkpoint and Path(checkpoint) / f"seed{seed}"
-        bar = tqdm(self.members.items(), "seeds", disable=not options.get("progress", True))
-        return {seed: m.train_model(epochs, learning_rate, checkpoint=folder(seed),
-                                    **copy.deepcopy(options)) for seed, m in bar}
-
 # %% ../nbs/05_trainer.ipynb #176badb0
 def load_ensemble(
     folder:str|Path, # that `Ensemble.save` wrote
@@ -733,7 +820,8 @@ def load_ensemble(
 )->Ensemble: # raises ModelFileError
     "The ensemble that wrote a folder, built again from the folder alone."
     try:
-        seeds = json.loads((Path(folder) / "ensemble.json").read_text())["seeds"]
+        text = (Path(folder) / "ensemble.json").read_text(encoding="utf-8")
+        seeds = json.loads(text)["seeds"]
         paths = [Path(folder) / f"seed{int(s)}" for s in _checked_seeds(seeds)]
     except (OSError, ValueError, KeyError, TypeError, TrainerError) as e:
         raise ModelFileError(f"'{folder}' has no readable ensemble.json ({e}): give a folder that "

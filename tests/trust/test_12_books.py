@@ -27,16 +27,15 @@ def ledger(weights, bars, fraction):
     "Equity and cash of a back office that owns units, fills at the close and never sees a return"
     quotes, wanted = bars.close.to_numpy(), weights.to_numpy()
     units, price = np.zeros(wanted.shape[1]), np.ones(wanted.shape[1])
-    cash, equity, out = 1.0, 1.0, []
+    cash, out = 1.0, []
     for quote, target in zip(quotes, wanted):
         seen = ~np.isnan(quote)
         price = np.where(seen, quote, price)
         value = cash + units @ price
-        fee = fraction * np.abs(target - units * price / value)[seen].sum() * equity
+        fee = fraction * np.abs(target * value - units * price)[seen].sum()
         order = np.where(seen, target * (value - fee) / price - units, 0.0)
         units, cash = units + order, cash - order @ price - fee
-        equity = cash + units @ price
-        out.append((equity, cash))
+        out.append((cash + units @ price, cash))
     return np.array(out).T
 
 

@@ -1,4 +1,4 @@
-"""Row 13: costs bite. Net = gross - turnover x cost, on every leg, and more cost never leaves more money."""
+"""Row 13: costs bite. Net = gross - turnover x cost x equity at the fill, and more cost never leaves more money."""
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +27,14 @@ def case(seed):
     return weights, bars, FILLS[seed % 3] if close.notna().any().all() else "close"
 
 
+def at_the_fill(book, bars, fill):
+    "The equity at the time of the trade, as a multiple of that at the previous close"
+    before = bars.close.ffill().shift()
+    price = bars.open if fill == "next_open" else bars.close
+    moved = (price / before - 1).reindex(book.equity.index).fillna(0.0)
+    return 1 + (book.weights.shift(fill_value=0.0) * moved).sum(axis=1)
+
+
 def check(implementation, seeds):
     "The books of `implementation` charge what they say, and charge it everywhere"
     everything = 0.0
@@ -37,8 +45,10 @@ def check(implementation, seeds):
             traded = book.trades.abs().sum(axis=1)
             assert np.allclose(book.turnover, traded, rtol=0, atol=1e-12), "turnover is not traded"
             paid = book.gross_returns - book.net_returns
-            assert np.allclose(paid, book.turnover * cost, rtol=0, atol=1e-9), (
-                f"seed {seed}: net is not gross - turnover x {cost}")
+            charged = book.turnover * cost * at_the_fill(book, bars, fill)
+            assert np.allclose(paid, charged, rtol=0, atol=1e-9), (
+                f"seed {seed}: net is not gross - turnover x {cost} x the equity at the fill")
+            assert np.allclose(paid, book.costs, rtol=0, atol=1e-12), f"seed {seed}: other costs"
             equity = (1 + book.net_returns).cumprod()
             assert np.allclose(book.equity, equity, rtol=0, atol=1e-9), "equity is not compounded"
         ends = [book.equity.iloc[-1] for book in books]
@@ -71,6 +81,14 @@ def rebalancing_is_free(weights, bars, costs=None, fill="close"):
     return replace(book, net_returns=net, turnover=turnover, equity=(1 + net).cumprod())
 
 
+def charged_on_the_equity_before_the_move(weights, bars, costs=None, fill="close"):
+    "Planted: the cost is a share of the equity at the previous close, not of that at the trade"
+    book = backtest(weights, bars, costs=costs, fill=fill)
+    paid = book.turnover * costs
+    net = book.gross_returns - paid
+    return replace(book, net_returns=net, costs=paid, equity=(1 + net).cumprod())
+
+
 def test_costs_bite():
     quick(backtest)
 
@@ -80,7 +98,8 @@ def test_costs_bite_in_a_thousand_markets():
     check(backtest, range(1000))
 
 
-@pytest.mark.parametrize("planted", [entries_only, rebalancing_is_free], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("planted", [entries_only, rebalancing_is_free, charged_on_the_equity_before_the_move],
+                         ids=lambda f: f.__name__)
 def test_mutants(mutants, planted):
     mutants.kill(13, planted.__doc__.removeprefix("Planted: "), quick, planted)
 
@@ -89,7 +108,8 @@ def test_each_symbol_pays_its_own_cost():
     weights, bars, _ = case(1)
     own = pd.Series(np.linspace(1e-4, 2e-3, len(bars.symbols)), bars.symbols)
     book = backtest(weights, bars, costs=own)
-    assert np.allclose(book.costs, (book.trades.abs() * own).sum(axis=1), rtol=0, atol=1e-12)
+    charged = (book.trades.abs() * own).sum(axis=1) * at_the_fill(book, bars, "close")
+    assert np.allclose(book.costs, charged, rtol=0, atol=1e-12)
 
 
 def test_a_roll_costs_one_more_fraction():
@@ -99,5 +119,22 @@ def test_a_roll_costs_one_more_fraction():
     book = backtest(weights, replace(bars, extras={"roll": roll}), costs=1e-3)
     plain = backtest(weights, bars, costs=1e-3)
     assert book.rolled.sum() > 0 and book.equity.iloc[-1] < plain.equity.iloc[-1]
-    charged = 1e-3 * (book.turnover + book.rolled)
+    charged = 1e-3 * (book.turnover + book.rolled) * at_the_fill(book, bars, "close")
     assert np.allclose(book.gross_returns - book.net_returns, charged, rtol=0, atol=1e-12)
+
+
+def test_costs_are_a_share_of_the_equity_at_the_trade():
+    "Five times the equity, and a back office that counts one session after the other"
+    rng = np.random.default_rng(5)
+    days, names = pd.bdate_range("2015-01-01", periods=500), list("ABCDE")
+    returns = rng.normal(2e-4, 0.012, (500, 5))
+    bars = Bars(close=pd.DataFrame((1 + returns).cumprod(0), days, names))
+    target, held, equity, cost = np.array([2.0, 1.5, 1.0, 1.0, -0.5]), np.zeros(5), 1.0, 1e-3
+    for t in range(500):
+        r = returns[t] if t else np.zeros(5)
+        value = 1 + held @ r
+        held, equity = held * (1 + r) / value, equity * value
+        equity *= 1 - cost * np.abs(target - held).sum()
+        held = target
+    book = backtest(pd.DataFrame([target] * 500, days, names), bars, costs=cost)
+    assert book.equity.iloc[-1] == pytest.approx(equity, abs=1e-9)

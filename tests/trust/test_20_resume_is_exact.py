@@ -53,8 +53,7 @@ class StopAt(Callback):
 
 def train(data, folder, epochs, stop=None, seed=0, loss=JointLoss, **more):
     "Go on in `folder`, from whatever weights; everything that the run leaves behind"
-    torch.manual_seed(seed)
-    model = HybridFinancialModel(state_dim=2, memory_dim=4, input_dim=len(FEATURES), num_heads=2, n_layers=1, dropout=.2)
+    model = HybridFinancialModel(state_dim=2, memory_dim=4, input_dim=len(FEATURES), num_heads=2, n_layers=1, dropout=.2, seed=seed)
     trainer = ModelTrainer(model, data=data, seed=3, device="cpu", loss=loss())
     trainer.train_model(epochs, 1e-2, checkpoint=folder, resume=True, callbacks=[StopAt(stop)], **OPTIONS | more)
     with safe_open(folder / "last.safetensors", framework="pt") as file:

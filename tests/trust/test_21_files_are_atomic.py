@@ -1,5 +1,5 @@
-"""Row 21: files are written atomically. Whatever fails while a model or a checkpoint is written, and whenever the process is
-killed, a reader finds the old one or the new one, whole.
+"""Row 21: files are written atomically. Whatever fails while a model, a checkpoint or a symbol of a snapshot store is
+written, and whenever the process is killed, a reader finds the old one or the new one, whole.
 """
 import builtins
 import errno
@@ -10,12 +10,15 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import hybrid_ssm.callbacks as callbacks_room
 import hybrid_ssm.hybrid as hybrid_room
+import hybrid_ssm.store as store_room
 from hybrid_ssm.callbacks import Checkpoint, prepare, resume_run
+from hybrid_ssm.data import RAW_COLUMNS, DataError, RawBars
 from hybrid_ssm.hybrid import HybridFinancialModel, ModelFileError
 from hybrid_ssm.loop import Run, TrainerError
 
@@ -207,3 +210,68 @@ def test_two_hundred_kills(tmp_path, tell):
 
 def test_kills_see_direct_writing(tmp_path, mutants):
     mutants.kill(21, "killed while writing directly", lambda planted: guard_kills(tmp_path, 20, planted), True)
+
+
+# --- the process is killed while it changes a snapshot store
+
+def numbered(value):
+    "A source that gives `value` in every cell"
+    days = pd.bdate_range("2020-01-01", periods=500).as_unit("us")
+    table = pd.DataFrame(dict.fromkeys(RAW_COLUMNS, float(value)), index=range(500)).assign(date=days, dividend=0.0, split=1.0)
+    return lambda symbol, start=None: RawBars(symbol, table, days[-1])
+
+
+def rewrite(folder, ready, first, planted):
+    "Change two symbols of a store again and again until killed"
+    if planted:
+        real = store_room.write_raw
+        def in_two_steps(database, index, raw, **history):
+            facts = real(database, index, raw, **history)
+            database.ask("COMMIT")
+            time.sleep(.01)
+            database.ask("BEGIN IMMEDIATE")
+            return facts
+        store_room.write_raw = in_two_steps
+    for value in count(first):
+        store_room.SnapshotStore(folder, "replay", fetch=numbered(value)).update(["A", "B"], refresh=True)
+        ready.set()
+
+
+def guard_store_kills(folder, kills, planted=False):
+    "Kill a process that changes a store, at random times; each symbol is whole, its facts are those of its bytes, none is gone"
+    store_room.SnapshotStore(folder, "replay", fetch=numbered(1)).update(["A", "B"])
+    store = store_room.SnapshotStore(folder, "replay", offline=True)
+    context, rng, seen = multiprocessing.get_context("forkserver"), np.random.default_rng(0), []
+    context.set_forkserver_preload(["hybrid_ssm.callbacks", "hybrid_ssm.store", "pyarrow.parquet", "pyarrow.dataset"])
+    for kill in range(kills):
+        ready = context.Event()
+        writer = context.Process(target=rewrite, args=(folder, ready, 1000 * kill + 2, planted), daemon=True)
+        writer.start()
+        assert ready.wait(120), "the writer never wrote"
+        time.sleep(rng.uniform(0, .06))
+        writer.kill()
+        writer.join()
+        try:
+            tables = [store.raw(symbol).table for symbol in store.symbols]
+            sound = store.verify()
+        except DataError as error:
+            raise AssertionError(f"kill {kill}: unreadable: {error}") from error
+        assert len(tables) == 2 and all(len(t) == 500 and t["close"].nunique() == 1 for t in tables), "a half"
+        assert all((t["close"] == t["volume"]).all() for t in tables) and sound == []
+        seen += [int(t["close"].iloc[0]) - 1000 * kill for t in tables]
+    left = {p.name for p in store.folder.iterdir() if not p.name.endswith((".part", "-wal", "-shm"))}
+    assert left == {"fetching", "store.sqlite", "store.sqlite-mark"}
+    return f"{kills} SIGKILLs of a process that changes a store, 0 unreadable, killed in change {min(seen)} to {max(seen)}"
+
+
+def test_ten_kills_of_a_store(tmp_path, tell):
+    tell(guard_store_kills(tmp_path, 10))
+
+
+@pytest.mark.slow
+def test_two_hundred_kills_of_a_store(tmp_path, tell):
+    tell(guard_store_kills(tmp_path, 200))
+
+
+def test_kills_see_a_change_in_two_steps(tmp_path, mutants):
+    mutants.kill(21, "a change of a store in two transactions", lambda planted: guard_store_kills(tmp_path, 20, planted), True)

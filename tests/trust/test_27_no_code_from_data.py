@@ -1,5 +1,6 @@
 """Row 27, the part about prices: no code runs from data files, whatever they pretend to be."""
 import gzip
+import hashlib
 import io
 import json
 import pickle
@@ -13,8 +14,9 @@ import pytest
 from hostile import Bomb, archive
 
 import hybrid_ssm.data as data_room
+import hybrid_ssm.store as store_room
 from hybrid_ssm.data import DataError, load_bars
-from hybrid_ssm.store import MANIFEST, SnapshotStore, data_file, seal_manifest
+from hybrid_ssm.store import SnapshotStore, changing, file_stem
 
 
 PRICES = "date,symbol,close\n2024-01-02,KO,60\n2024-01-03,KO,61\n"
@@ -92,28 +94,89 @@ def as_instruments(path, folder):
     return load_bars(source=folder / "prices.csv", instruments=path)
 
 
+FACTS = {"rows": 2, "first": "2024-01-02", "last": "2024-01-03", "complete": "2024-01-03", "currency": "USD",
+         "split_adjusted": True, "fetched": "2024-01-04T00:00:00Z"}
+
+
 def as_stored(path, folder):
-    "Read from a snapshot store whose manifest was forged to vouch for it"
-    import hashlib
-    content = path.read_bytes()
-    store = SnapshotStore(folder / "store", offline=True)
-    store.folder.mkdir(parents=True, exist_ok=True)
-    facts = {"sha256": hashlib.sha256(content).hexdigest(), "rows": 2, "complete": "2024-01-03", "currency": "USD",
-             "split_adjusted": True, "fetched": "2024-01-04T00:00:00Z"}
-    data_file(store.folder, "KO", facts["sha256"]).write_bytes(content)
-    (store.folder / MANIFEST).write_bytes(seal_manifest({"KO": facts}))
+    "Read from a snapshot store whose seals were forged to vouch for it"
+    content, store = path.read_bytes(), SnapshotStore(folder / "store", offline=True)
+    with changing(store.path) as (database, index):
+        facts = FACTS | {"sha256": hashlib.sha256(content).hexdigest(), "id": 1}
+        store_room._put(database, "KO", facts, content)
     return store.load()
+
+
+def as_facts(path, folder):
+    "Read as every fact of a symbol, sealed"
+    content, store = path.read_bytes().decode("latin-1"), SnapshotStore(folder / "facts", offline=True)
+    with changing(store.path) as (database, index):
+        store_room._put(database, "KO", dict.fromkeys(FACTS, content) | {"sha256": content, "why": content, "id": 1}, b"")
+    store._repr_html_()
+    return store.load()
+
+
+def instead(path, folder, name):
+    "Read from a store one of whose files it has replaced"
+    store = SnapshotStore(folder / f"instead{name}", "replay", offline=True, lock_timeout=0.)
+    if not store.path.exists():
+        store_room.create_database(store.path)
+    sound = store.path.read_bytes()
+    file = store.folder / f"store.sqlite{name}"
+    file.write_bytes(path.read_bytes())
+    try:
+        return store.load()
+    finally:
+        for left in store.folder.iterdir():
+            left.unlink()
+        store.path.write_bytes(sound)
+
+
+def as_database(path, folder):
+    "Read in place of the database"
+    return instead(path, folder, "")
+
+
+def as_log(path, folder):
+    "Read in place of the log of the database"
+    return instead(path, folder, "-wal")
+
+
+def as_mark(path, folder):
+    "Read in place of the mark of a store"
+    return instead(path, folder, "-mark")
+
+
+def earlier(folder, manifest, name="KO.parquet", content=b""):
+    "Load from a folder as an earlier version left it"
+    store = SnapshotStore(folder, offline=True)
+    store.folder.mkdir(parents=True, exist_ok=True)
+    (store.folder / name).write_bytes(content)
+    (store.folder / "manifest.json").write_bytes(manifest)
+    try:
+        return store.load()
+    finally:
+        store.clear()
 
 
 def as_manifest(path, folder):
-    "Read as the manifest of a store"
-    store = SnapshotStore(folder / "forged", offline=True)
-    store.folder.mkdir(parents=True, exist_ok=True)
-    (store.folder / MANIFEST).write_bytes(path.read_bytes())
-    return store.load()
+    "Read as the manifest of a store of an earlier version"
+    return earlier(folder / "manifest", path.read_bytes())
 
 
-def check(folder, doors=(as_source, as_instruments, as_stored, as_manifest)):
+def as_earlier(path, folder):
+    "Read from a store of an earlier version whose manifest was forged to vouch for it"
+    content = path.read_bytes()
+    facts = FACTS | {"sha256": hashlib.sha256(content).hexdigest()}
+    sealed = {"files": {"KO": facts}, "version": 1}
+    sealed["seal"] = hashlib.sha256(json.dumps(sealed, sort_keys=True).encode()).hexdigest()
+    return earlier(folder / "earlier", json.dumps(sealed).encode(), f"{file_stem('KO')}.{facts['sha256'][:16]}.parquet", content)
+
+
+DOORS = as_source, as_instruments, as_stored, as_facts, as_database, as_log, as_mark, as_manifest, as_earlier
+
+
+def check(folder, doors=DOORS):
     "Nothing is executed, and what is refused is refused by a typed error"
     canary, opened, refused, untyped = folder / "canary", 0, 0, []
     files = list(hostile(canary))
@@ -158,3 +221,46 @@ def obliging_reader(path):
 def test_mutant(mutants, tmp_path, monkeypatch):
     monkeypatch.setattr(data_room, "_read_table", obliging_reader)
     mutants.kill(27, obliging_reader.__doc__.removeprefix("Planted: "), check, tmp_path)
+
+
+# --- a database that brings statements of its own
+
+STATEMENTS = ("CREATE TRIGGER t AFTER UPDATE ON state BEGIN DELETE FROM versions; END",
+              "CREATE TRIGGER t AFTER INSERT ON versions BEGIN UPDATE versions SET currency='XXX'; END",
+              "CREATE VIEW v AS SELECT * FROM versions", "CREATE INDEX i ON versions (symbol)",
+              "ALTER TABLE versions RENAME TO other; CREATE VIEW versions AS WITH RECURSIVE r(id) AS (SELECT 1 UNION ALL SELECT id FROM r) "
+              "SELECT other.* FROM other, r", "ALTER TABLE state ADD COLUMN x DEFAULT 1")
+
+
+def check_statements(folder):
+    "A store whose database holds a trigger, a view or another table is refused before any of them is used"
+    for number, statement in enumerate(STATEMENTS):
+        store = SnapshotStore(folder / str(number), "replay", fetch=answer)
+        store.update(["KO"])
+        database = sqlite3.connect(store.path)
+        database.executescript(statement)
+        database.close()
+        for look in (store.load, lambda: store.update(["PEP"]), lambda: store.retire("KO"), store.verify):
+            try:
+                refused = bool(look()) and look == store.verify
+            except DataError:
+                refused = True
+            assert refused, f"accepted: {statement}"
+
+
+def answer(symbol, start=None):
+    "Two sessions"
+    frame = pd.DataFrame(dict.fromkeys(data_room.RAW_COLUMNS, [1.0, 1.0])).assign(dividend=0.0)
+    frame["date"] = pd.to_datetime(["2024-01-02", "2024-01-03"])
+    return data_room.RawBars(symbol, frame, pd.Timestamp("2024-01-03"))
+
+
+def test_a_database_with_statements_in_it(tmp_path):
+    check_statements(tmp_path)
+
+
+def test_mutant_of_statements(mutants, tmp_path, monkeypatch):
+    def guard(planted):
+        monkeypatch.setattr(store_room, "_check_layout", planted)
+        check_statements(tmp_path)
+    mutants.kill(27, "triggers and views in the database are not looked for", guard, lambda database: None)

@@ -1,4 +1,6 @@
-"""Row 28: paths are contained and injective. No ticker leaves its folder, and no two share a file."""
+"""Row 28: paths are contained and injective. No name of a source or a ticker leaves its folder, no two share a file, and
+in the database a ticker is a value: never a part of a statement, and never another ticker.
+"""
 import itertools
 import re
 import unicodedata
@@ -7,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import hybrid_ssm.store as room
 from hybrid_ssm.data import RAW_COLUMNS, RawBars
-from hybrid_ssm.store import SnapshotStore, StoreError, data_file, file_stem
+from hybrid_ssm.store import SnapshotStore, StoreError, changing, file_stem, reading, symbol_lock
 
 SEEDS = ("BRK/A", "BRK_A", "BRK.A", "BRK-A", "BRK\\A", "BRK%2FA", "BRK%5FA", "brk/a", "..", ".", "...", "../x", "/etc/passwd",
          "C:\\x", "C:x", "\\\\host\\x", "~", "~root", "-rf", "$HOME", "`id`", ";ls", "|cat", "a\nb", "a\rb", "a\tb", "\0",
@@ -41,7 +44,7 @@ def escapes_as(file):
 def check(stem, folder, count=2000):
     "0 escapes, 0 collisions: first on paper, then on the disk"
     names = tickers(count)
-    paths = [folder / f"{stem(name)}.0123456789abcdef.parquet" for name in names]
+    paths = [folder / stem(name) for name in names]
     files = [str(path.relative_to(folder)) if path.is_relative_to(folder) else "/" for path in paths]
     escapes = [name for name, file in zip(names, files) if escapes_as(file)]
     same = {unicodedata.normalize("NFKC", f).casefold() for f in files}
@@ -79,6 +82,55 @@ def test_mutants(mutants, tmp_path, planted):
     mutants.kill(28, planted.__doc__.removeprefix("Planted: "), lambda stem: check(stem, tmp_path), planted)
 
 
+# --- tickers in the database
+
+def check_rows(path, count=2000):
+    "Every name is a row of its own, and what comes back is what was put in"
+    names, before = tickers(count), sorted(p.name for p in path.parent.parent.rglob("*"))
+    content = {name: b"of " + name.encode("utf-8", "surrogatepass") for name in names}
+    try:
+        with changing(path) as (database, index):
+            for name in names:
+                room._put(database, name, {"sha256": "", "currency": name.encode("utf-8", "replace").decode()}, content[name])
+        with reading(path) as (database, index):
+            tables = {name for name, in database.ask("SELECT name FROM sqlite_master")}
+            found = {s: database.ask("SELECT content FROM versions WHERE id=?", [f["id"]])[0][0] for s, f in index.items()}
+    except StoreError as error:
+        raise AssertionError(f"a ticker was read as a part of a statement: {error}") from error
+    assert tables == {"versions", "state"}
+    assert len(found) == len(names), f"{len(names) - len(found)} collisions"
+    assert found == content
+    new = set(p.name for p in path.parent.parent.rglob("*")) - set(before)
+    assert new <= {path.parent.name, path.name, f"{path.name}-mark"}, f"escapes: {new}"
+    return f"{len(names):,} hostile tickers as rows, 0 escapes, 0 collisions"
+
+
+def pasted(put):
+    "Planted: the ticker is pasted into the statement"
+    def planted(database, symbol, facts, content):
+        put(database, symbol, facts, content)
+        text = symbol.encode("utf-8", "replace").decode()
+        database.ask(f"UPDATE versions SET why='' WHERE currency='{text}'")
+    return planted
+
+
+def lowered(put):
+    "Planted: capitals and small letters share a row"
+    return lambda database, symbol, facts, content: put(database, symbol.lower(), facts, content)
+
+
+def test_tickers_are_values(tmp_path, tell):
+    tell(check_rows(SnapshotStore(tmp_path, "replay").path))
+
+
+@pytest.mark.parametrize("planted", [pasted, lowered], ids=lambda f: f.__name__)
+def test_mutants_of_rows(mutants, tmp_path, monkeypatch, planted):
+    def guard(change):
+        monkeypatch.setattr(room, "_put", change(room._put))
+        check_rows(SnapshotStore(tmp_path, "replay").path, 200)
+    mutants.kill(28, planted.__doc__.removeprefix("Planted: "), guard, planted)
+
+
 def source(symbol, start=None):
     "One price per name"
     row = dict.fromkeys(RAW_COLUMNS, 1.0) | {"date": pd.Timestamp("2024-01-02"), "close": float(len(symbol) + 1)}
@@ -92,6 +144,12 @@ def test_a_store_keeps_hostile_names_apart(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["home"]                       # the source's name is contained too
     assert store.verify() == [] and sorted(store.symbols) == sorted(names)
     assert all(store.raw(n).table["close"].item() == len(n) + 1 for n in names)
-    assert all(data_file(store.folder, n, "0" * 64).resolve().parent == store.folder.resolve() for n in names)
+    locks = list((store.folder / "fetching").iterdir())
+    assert len(locks) == len(names) and all(p.resolve().parent.parent == store.folder.resolve() for p in locks)
+    for name in tickers(200):
+        with symbol_lock(store.folder, name, timeout=0.0):  # contained, and not one that is already held
+            pass
+    assert all(p.stat().st_size == 0 for p in (store.folder / "fetching").iterdir())
+    assert [p.name for p in tmp_path.iterdir()] == ["home"]
     with pytest.raises(StoreError, match="missing symbol"):
         store.update([""])

@@ -1,0 +1,128 @@
+"""Row 32: nothing but itself changes a row, and a run leaves its caller as it was."""
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hybrid_ssm import experiment
+from hybrid_ssm.data import align_bars
+from hybrid_ssm.experiment import Experiment, parse_config
+from hybrid_ssm.handler import FinancialDataHandler
+
+TEXT = """
+name = "alone"
+[data]
+source = "{source}"
+symbols = ["AAA", "BBB"]
+benchmark = "IDX"
+[features]
+names = ["return_1", "return_21", "return_63"]
+[folds]
+test_start = "2014-01-01"
+test_end = "2015-12-31"
+years = 1
+[models]
+names = ["ridge", "lstm", "tsmom", "equal_weight", "index"]
+state_dim = 2
+memory_dim = 4
+num_heads = 1
+[train]
+epochs = 1
+seeds = [0, 1, 2]
+window = 63
+warm_up = 21
+threads = 2
+[costs]
+bps = 5.0
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    "A configuration over two symbols of working days, an index, and a coin that trades every day"
+    folder, rng, parts = tmp_path_factory.mktemp("market"), np.random.default_rng(0), []
+    always = pd.date_range("2009-01-01", "2015-12-31")
+    for symbol, days in dict(AAA=always[always.day_of_week < 5], BBB=always[always.day_of_week < 5],
+                             IDX=always[always.day_of_week < 5], COIN=always).items():
+        close = 100 * np.exp(rng.normal(3e-4, 0.01, len(days)).cumsum())
+        parts.append(pd.DataFrame(dict(date=days, symbol=symbol, close=close)))
+    pd.concat(parts).to_csv(folder / "prices.csv", index=False)
+    return parse_config(TEXT.format(source=(folder / "prices.csv").as_posix())), folder / "runs"
+
+
+def rows(base, **changes):
+    "Net returns of every row, after `changes` to sections of the configuration"
+    config, out = base
+    new = {name: replace(getattr(config, name), **values) for name, values in changes.items()}
+    result = Experiment(replace(config, **new)).run(out, progress=False, report=False)
+    return {label: book.net_returns for label, book in result.books.items()}
+
+
+RULES = ("tsmom", "equal_weight", "index")
+VARIANTS = {
+    "benchmark": (dict(data=dict(benchmark="COIN")), ("index",)),
+    "further baselines": (dict(models=dict(names=("index", "macd", "equal_weight", "ewmac", "tsmom"))), ()),
+    "further learners": (dict(models=dict(names=("index", "macd", "lstm", "equal_weight", "ridge", "tsmom"))), ()),
+    "order of seeds": (dict(train=dict(seeds=(2, 0, 1))), ()),
+    "threads": (dict(train=dict(threads=1)), ("LSTM",)),  # sums of a network round by thread
+}
+
+
+def rules(base):
+    "The same base without networks: seconds instead of minutes"
+    config, out = base
+    return replace(config, models=replace(config.models, names=RULES)), out
+
+
+def stand_alone(base, names):
+    "The rows of a plain run, found again to the last bit in every variant"
+    def guard(run):
+        plain = run(base)
+        for name in names:
+            changes, free = VARIANTS[name]
+            found = run(base, **changes)
+            for label in set(plain) & set(found) - set(free):
+                assert plain[label].equals(found[label]), f"{name} changed {label}"
+    return guard
+
+
+def joined_in(base, **changes):
+    "Planted: the sessions of the benchmark become sessions of the universe"
+    honest = experiment.load_market
+
+    def planted(config):
+        market = honest(config)
+        other = experiment.load_bars([config.data.benchmark], source=config.data.source)
+        both = market.sessions.union(other.sessions[other.sessions <= market.sessions[-1]])
+        universe = align_bars(market.universe, both)
+        handler = FinancialDataHandler(bars=universe, features=config.features, costs=config.costs.fraction)
+        return experiment.Market(universe, align_bars(market.index, both), handler)
+    experiment.load_market = planted
+    try:
+        return rows(base, **changes)
+    finally:
+        experiment.load_market = honest
+
+
+def test_rows_stand_alone(base):
+    stand_alone(rules(base), ["benchmark", "further baselines"])(rows)
+
+
+@pytest.mark.slow
+def test_rows_stand_alone_in_every_variant(base):
+    stand_alone(base, ["benchmark", "further learners", "order of seeds", "threads"])(rows)
+
+
+def test_joined_sessions_are_seen(base, mutants):
+    mutants.kill(32, "benchmark sessions joined in", stand_alone(rules(base), ["benchmark"]), joined_in)
+
+
+def test_the_caller_is_left_as_it_was(base):
+    torch.manual_seed(7)
+    np.random.seed(7)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), torch.get_num_threads()
+    rows(base, models=dict(names=("lstm", "tsmom")), train=dict(seeds=(0,)), folds=dict(years=2))
+    after = torch.get_rng_state(), np.random.get_state()[1], torch.get_num_threads()
+    assert torch.equal(before[0], after[0]) and (before[1] == after[1]).all() and before[2] == after[2]
