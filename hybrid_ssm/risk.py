@@ -56,6 +56,9 @@ def _check_table(positions):
         if not pd.api.types.is_numeric_dtype(kind) or kind.kind == "c":
             raise DataError(f"positions of '{name}' are of type {kind}: give numbers in [-1, 1], "
                             "positions.astype(float)", symbol=name)
+    for t, i in np.argwhere(np.isinf(positions.to_numpy(dtype=float, na_value=np.nan)))[:1]:
+        raise DataError(f"position of '{positions.columns[i]}' on {positions.index[t]:%Y-%m-%d} is "
+                        f"{positions.iat[t, i]}: give a number in [-1, 1], or NaN for no opinion")
 
 # %% ../nbs/07_risk.ipynb #51aa50f5
 def opinion(
@@ -72,7 +75,7 @@ def opinion(
         return 2 * forecast.direction(horizon) - 1
     out = forecast if plain else forecast.position
     _check_table(out)
-    for t, i in np.argwhere((out.abs() > 1 + 1e-6).to_numpy(dtype=bool))[:1]:
+    for t, i in np.argwhere((out.astype(float).abs() > 1 + 1e-6).to_numpy())[:1]:
         raise PolicyError(f"position of '{out.columns[i]}' on {out.index[t]:%Y-%m-%d} is "
                           f"{out.iat[t, i]:.3g}: positions lie in [-1, 1], rescale or clip it")
     return out
@@ -307,9 +310,11 @@ def book_scale(
     scaling:str="budget", # 'budget', 'realised' or 'none', see `RiskPolicy`
     max_weight:float=1., # a weight of full conviction is cut there before it is measured
     max_stale_sessions:int=MAX_STALE_SESSIONS, # sessions an order stands without a price
-)->pd.DataFrame: # factor on `risk_parity` weights, known at each symbol's close; DataError
+)->pd.DataFrame: # factor on `risk_parity` weights, known at its close; DataError or PolicyError
     "Factor that brings a book to its volatility target, by forecast risk and by its own past."
     bars = _aligned(positions, bars)
+    if scaling not in SCALINGS:
+        raise PolicyError(f"scaling is {scaling!r}: it must be one of {SCALINGS}")
     rule = _Rule(target, span, scaling, max_weight, max_stale_sessions)
     return pd.DataFrame(_scaled(positions, bars, rule).scale, positions.index, positions.columns)
 
@@ -374,6 +379,14 @@ _RULES = {  # field -> (test, what it must be)
     "max_stale_sessions": (lambda v: v >= 1, "at least 1 session"),
 }
 
+
+def _holds(test, value):
+    "Whether a value passes a test of _RULES; text among numbers does not."
+    try:
+        return bool(test(value))
+    except TypeError:
+        return False
+
 # %% ../nbs/07_risk.ipynb #2c702400
 @dataclass(frozen=True)
 class RiskPolicy:
@@ -390,7 +403,7 @@ class RiskPolicy:
 
     def __post_init__(self):
         for name, (holds, what) in _RULES.items():
-            if not holds(getattr(self, name)):
+            if not _holds(holds, getattr(self, name)):
                 raise PolicyError(f"{name} is {getattr(self, name)!r}: it must be {what}")
 
     def weights(self, forecast:Forecast|pd.DataFrame, bars:Bars)->pd.DataFrame:
