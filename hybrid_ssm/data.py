@@ -1570,7 +1570,7 @@ def _is_utc(
     symbols:np.ndarray, # by row
     mixed:np.ndarray, # True = in another zone than the rest
 )->np.ndarray: # True = this symbol's stamps are in UTC, and in no zone of a market
-    hours, kind = _offsets(dates), dates.dtype
+    hours = _offsets(dates)
     one = dates.dropna().iloc[:1].tolist()
     zone = getattr(one[0], "tzinfo", None) if one else None
     if zone is not None and re.search("[a-z]", str(zone)) and "utc" not in str(zone).lower():
