@@ -251,7 +251,7 @@ def _spelled(
     written = [str(c).strip().lower() for c in frame.columns]
     plain = [re.sub(r"^<(.*)>$", r"\1", _plain_name(n)) for n in written]
     names = [_ALIASES[n] if n in _ALIASES and _ALIASES[n] not in plain else n for n in plain]
-    if "close" not in names and sorted(names) == ["date", "value"]:
+    if "close" not in names and sorted({*names} - {"symbol"}) == ["date", "value"]:
         names = ["close" if n == "value" else n for n in names]
     if "price" in names and ("close" not in names or "ret" in names):
         other = {"price": "close", "close": "other close"}
@@ -272,7 +272,7 @@ def _frame_of_instruments(
     elif isinstance(table.index, pd.RangeIndex):
         raise DataError(f"the instrument table has no column 'symbol', only {list(table.columns)}",
                         rule="missing column", column="symbol", remedy="add it")
-    table.index = table.index.map(str).astype(str).str.strip()  # bytes are shown, not decoded
+    table.index = table.index.map(_plain_name).astype(str)  # bytes are shown, not decoded
     twice = table.index[table.index.duplicated()]
     if len(twice):
         raise DataError([Failure("duplicate instrument", s, column="symbol",
@@ -660,7 +660,29 @@ def _set(
                      else f"'{w}'" for w in map(str, words))
     return f"set {option}={value!r} (TOML {key}, command line {flag} {shell})"
 
-# %% ../nbs/00_data.ipynb #23e8d213
+# %% ../nbs/00_data.ipynb #31eff30f
+def _with_options(
+    found:Sequence, # of Failure
+)->list: # the first of each rule also says which option lets it pass
+    out, told = [], set()
+    for f in found:
+        hint = ""
+        if f.rule not in told and f.rule in REFUSED and f.session is not None:
+            hint = ": " if f.remedy.endswith("if it is true") else "; if it is true "
+            hint += _set("accept", [f.rule])
+        if f.rule not in told and f.rule in _UNREADABLE[3:]:
+            hint = "; or " + _set("repair", {f.rule: "drop"})
+        if f.rule == "not a date" and f.rule not in told:
+            hint = "; for another form " + _set("date_format", "%d.%m.%Y") + hint
+        if f.rule == "not a number" and f.rule not in told:
+            digit = re.search(r"\d[.,]\d", str(f.value))
+            hint = "; for a decimal comma " + _set("decimal", ",") + hint if digit else \
+                "; if it stands for no value " + _set("missing", [str(f.value)]) + hint
+        told.add(f.rule)
+        out.append(replace(f, remedy=f"{f.remedy}{hint}".removeprefix("; ")))
+    return out
+
+# %% ../nbs/00_data.ipynb #46cc53f7
 _SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
 
 
@@ -1301,7 +1323,7 @@ def checked(
     before = bars.provenance.get("repairs", _log([]))
     bars, found = _judged(bars, checks, before)
     if found:
-        raise DataError(found)
+        raise DataError(_with_options(found))
     return bars
 
 # %% ../nbs/00_data.ipynb #1bac7b9f
@@ -1845,6 +1867,19 @@ def _two_lines(
     return any(fields) and (words or corner != "" or len(set(names)) < len(names))
 
 
+def _unmangled(
+    top:Sequence, # cells of the first line
+    second:Sequence, # of the second
+)->Sequence: # the first line without the '.1' by which pandas tells repeated names apart
+    seen, plain = {}, []
+    for name in top:
+        stem, number = re.fullmatch(r"(.*?)(?:\.(\d+))?", name).groups()
+        again = number is not None and seen.get(stem, 0) == int(number)
+        plain.append(stem if again else name)
+        seen[plain[-1]] = seen.get(plain[-1], 0) + 1
+    return plain if len(set(zip(plain, second))) == len(top) else top
+
+
 def _fields_first(
     levels:Sequence, # two lists: the names in either level
     corners:Sequence=("", ""), # how the levels are called
@@ -1857,7 +1892,7 @@ def _fields_first(
     if full[0] != full[1]:
         return full[0]
     raise DataError(Failure("unknown header", value=", ".join(map(str, levels[0][:4])), remedy=
-                            "write Close, Open, ... into one header line, the symbols into the other"))
+                            "one line has to hold Close, Open, ..., the other the symbols"))
 
 # %% ../nbs/00_data.ipynb #f11e0013
 def _stacked(
@@ -1909,7 +1944,8 @@ def _header_as_rows(
         return frame
     third = blank(frame.iloc[1])
     body = frame.iloc[1 if any(third[1:]) else 2:]
-    columns = pd.MultiIndex.from_arrays([names[1:], second[1:]], names=[names[0], second[0]])
+    columns = pd.MultiIndex.from_arrays([_unmangled(names[1:], second[1:]), second[1:]],
+                                        names=[names[0], second[0]])
     return _stacked(body.iloc[:, 1:].set_axis(columns, axis=1), body.iloc[:, 0].to_numpy())
 
 # %% ../nbs/00_data.ipynb #be1771b5
@@ -1972,7 +2008,10 @@ def _tabular(
 )->tuple: # a long table; our name -> the file's name; what is to be told about the reading
     doubtful, told = frame.attrs.get("doubtful", False), list(frame.attrs.get("read as", ()))
     frame, back, replaced = _mapped(_flat(frame), checks.columns)
-    shape, names, date = _shape(frame, symbols), _spelled(frame)[0], _date_column(frame)
+    shape, date = _shape(frame, symbols), _date_column(frame)
+    if shape in ("long", "single") and date is not None and "date" not in _spelled(frame)[0]:
+        frame, date = frame.rename(columns={date: "date"}), "date"  # an index without a name
+    names = _spelled(frame)[0]
     if shape == "single" and symbols is not None and len(symbols) == 1:
         frame = frame.assign(symbol=symbols[0])
     fields = {i: n for i, n in enumerate(names) if n in ("close", *_NUMBERS)
@@ -2014,27 +2053,6 @@ def _respelled(
         return frame, []
     return frame.assign(**{column: frame[column].map(lambda s: plain.get(s, s))}), [
         f"Spelled in composed letters (NFC) with ordinary spaces: {', '.join(other)}."]
-
-
-def _with_options(
-    found:Sequence, # of Failure
-)->list: # the first of each rule also says which option lets it pass
-    out, told = [], set()
-    for f in found:
-        hint = ""
-        if f.rule not in told and f.rule in REFUSED and f.session is not None:
-            hint = "; if it is true, " + _set("accept", [f.rule])
-        if f.rule not in told and f.rule in _UNREADABLE[3:]:
-            hint = "; or " + _set("repair", {f.rule: "drop"})
-        if f.rule == "not a date" and f.rule not in told:
-            hint = "; for another form " + _set("date_format", "%d.%m.%Y") + hint
-        if f.rule == "not a number" and f.rule not in told:
-            digit = re.search(r"\d[.,]\d", str(f.value))
-            hint = "; for a decimal comma " + _set("decimal", ",") + hint if digit else \
-                "; if it stands for no value " + _set("missing", [str(f.value)]) + hint
-        told.add(f.rule)
-        out.append(replace(f, remedy=f"{f.remedy}{hint}".removeprefix("; ")))
-    return out
 
 # %% ../nbs/00_data.ipynb #e875c88d
 def _bars_of(
@@ -2080,8 +2098,8 @@ def _unpacked(
         return _PACKED.get(path.suffix.lower(), bytes)(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
         names = [n for n in archive.namelist() if not n.endswith("/") and "__MACOSX" not in n]
-        if len(names) != 1:
-            raise DataError(f"'{path}' holds {len(names)} files: unpack it and give one of them",
+        if len(names) != 1 or _FORMATS.get(Path(names[0]).suffix.lower()) != "csv":
+            raise DataError(f"'{path}' holds {len(names)} files, and not one text: unpack it",
                             rule="unknown format", value=", ".join(names[:5]))
         return archive.read(names[0])
 
@@ -2102,7 +2120,8 @@ def _decoded(
     except UnicodeError as error:
         start = getattr(error, "start", 0)
         seen = f"byte 0x{raw[start]:02x} in line {raw[:start].count(10) + 1}" if raw else "nothing"
-        remedy = f"it is not {code}: save it as UTF-8, or " + _set("encoding", "cp1252")
+        zero = "utf-16-be" if raw[:1] == b"\0" else "utf-16-le" if b"\0" in raw else "cp1252"
+        remedy = f"it is not {code}: save it as UTF-8, or " + _set("encoding", zero)
         raise DataError(Failure("unknown encoding", value=seen, remedy=remedy)) from error
     return text.removeprefix("\ufeff")
 
@@ -2196,7 +2215,7 @@ def _header(
     if len(rows) > 1 and len(rows[1]) >= len(top) > 1 and _two_lines(top, rows[1][:len(top)]):
         third = len(rows) > 2 and not any(c.strip() for c in rows[2][1:])
         second = [_plain_name(c) for c in rows[1][:len(top)]]
-        return list(zip(top, second)), 2 + third
+        return list(zip(top[:1] + _unmangled(top[1:], second[1:]), second)), 2 + third
     if twice := sorted({n for n in top if n and top.count(n) > 1}):  # pandas would rename it
         raise DataError([Failure("column given twice", column=n, remedy="keep one") for n in twice])
     digits = [n for n in top if re.fullmatch(r"[$\d.,: /-]*\d[$\d.,: /-]*", n)]
@@ -2211,6 +2230,7 @@ def _parsed(
     separator:str, # one character
     width:int, # number of fields
     text:Sequence[int], # columns that stay text; all of them if a number is written otherwise
+    natural:bool, # True = a decimal point is usual here
 )->pd.DataFrame: # columns 0, 1, ...
     if not lines:
         return pd.DataFrame(columns=range(width), dtype=object)
@@ -2219,26 +2239,30 @@ def _parsed(
         io.StringIO("\n".join(lines)), sep=separator, header=None, names=range(width), dtype=kinds,
         index_col=False, keep_default_na=False, na_values=missing, skipinitialspace=True,
         low_memory=False, skip_blank_lines=False)
-    frame = read(dict.fromkeys(text, str)) if separator == "," else read(str)
+    frame = read(dict.fromkeys(text, str) if natural else str)
     other = [i for i in range(width)
              if i not in text and isinstance(frame[i].dtype, pd.StringDtype)]
-    if separator == "," and any(frame[i].dropna().str.contains(r"\d").any() for i in other):
+    if natural and any(frame[i].dropna().str.contains(r"\d").any() for i in other):
         frame = read(str)  # `12.345` may be a whole number where `1,5` is a price
     return frame
 
 
 def _read_csv(
     path:Path, # of a text, also compressed
-    checks=None, # a Checks; None = nothing is said about the form
+    checks=None, # a Checks; None = no prices, so numbers are read as the parser reads them
 )->pd.DataFrame: # text stays text in the symbol and date columns; raises DataError
-    checks = checks or Checks()
-    lines, numbers, separator, skipped = _kept_lines(_decoded(_unpacked(path), checks), checks)
+    form = checks or Checks()
+    lines, numbers, separator, skipped = _kept_lines(_decoded(_unpacked(path), form), form)
     full = _check_lines(lines, numbers, separator)
     names, depth = _header([_fields(line, separator) for line in lines[:3]])
     meaning = [_spelled(pd.DataFrame(columns=[n]))[0][0] if isinstance(n, str) else ""
                for n in names]
-    text = [i for i, m in enumerate(meaning) if m in ("symbol", "date") or i == 0]
-    frame = _parsed(lines[depth:], separator, full, text).iloc[:, :len(names)]
+    ours = {str(k).strip().lower(): str(v).strip().lower() for k, v in form.columns.items()}
+    meaning = [ours.get(str(n).strip().lower(), m) for n, m in zip(names, meaning)]
+    text = [i for i, m in enumerate(meaning) if m in ("symbol", "date")
+            or (i == 0 and "date" not in meaning)]
+    natural = separator == "," or checks is None
+    frame = _parsed(lines[depth:], separator, full, text, natural).iloc[:, :len(names)]
     if depth > 1:
         columns = pd.MultiIndex.from_tuples(names[1:], names=names[0])
         frame = _stacked(frame.iloc[:, 1:].set_axis(columns, axis=1), frame.iloc[:, 0].to_numpy())
@@ -2261,7 +2285,7 @@ _FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".txt": "csv
 def _found(
     path:str|Path, # as it was written
 )->Path: # of a file that is there; raises DataError naming what is there instead
-    if re.match(r"[a-zA-Z][\w+.-]+://", str(path)):
+    if re.match(r"[a-zA-Z][\w+.-]+:/+", str(path)):
         raise DataError(f"'{path}' is an address: only local files are read, download it first",
                         rule="not a local file", value=str(path))
     written = Path(path).expanduser()
@@ -2284,12 +2308,15 @@ def _read_table(
         raise DataError(f"'{path}' is a spreadsheet: save it as CSV (UTF-8) in the spreadsheet "
                         "program and give that file", rule="unknown format", value=path.suffix)
     kind = next((_FORMATS[s] for s in suffixes if s in _FORMATS), None)
+    kind = "csv" if kind is None and suffixes[:1] == [".zip"] else kind
     if kind is None or (kind == "csv" and suffixes[0] not in {*_FORMATS, *_PACKED, ".zip"}):
         raise DataError(f"'{path}' has an unknown format: give .parquet or .csv",
                         rule="unknown format", value=path.suffix)
     try:
         return pd.read_parquet(path) if kind == "parquet" else _read_csv(path, checks)
     except DataError as error:  # the same, with the name of the file
+        if not error.remedy:
+            raise
         raise DataError([replace(f, remedy=f"{f.remedy} (file '{path.name}')")
                          for f in error.failures]) from error
     except (ValueError, OSError, EOFError, RuntimeError, csv.Error, zlib.error, lzma.LZMAError,
@@ -3052,7 +3079,9 @@ def load_bars(
     if not isinstance(source, (str, Path, Mapping, pd.DataFrame)):
         raise DataError(f"source = {source!r:.60} is no market: give 'sample', 'yahoo', a path, a "
                         "DataFrame or Bars", rule="unknown source", value=type(source).__name__)
-    if isinstance(source, str) and not re.search(r"[./\\\\]", source):
+    path_like = isinstance(source, str) and (bool(re.search(r"[./\\\\]", source))
+                                              or Path(source).exists())
+    if isinstance(source, str) and not path_like:
         hint = nearest(source, ["sample", "yahoo"])
         raise DataError(f"source '{source}' is unknown: {hint} Or give the path of a .parquet or "
                         ".csv file", rule="unknown source", value=source)
