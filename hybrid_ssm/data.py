@@ -1515,6 +1515,17 @@ def _evidence(
     return found
 
 
+def _grouped(
+    columns:Iterable, # lists of texts
+)->bool: # does a column mix whole numbers below 1000 with `1.000`? Then the point may group
+    for texts in columns:
+        long = any(re.fullmatch(r"[+-]?\d{4,}", t) for t in texts)
+        short = any(re.fullmatch(r"[+-]?\d{1,3}", t) for t in texts)
+        if short and not long and any(re.fullmatch(r"[+-]?[1-9]\d{0,2}\.\d{3}", t) for t in texts):
+            return True
+    return False
+
+
 def _decimal_mark(
     columns:Mapping, # name of the column in the file -> the different texts in it
     checks, # a Checks
@@ -1528,7 +1539,7 @@ def _decimal_mark(
     if found["."] or found[","]:
         return "." if found["."] else ",", checks.thousands
     comma = [t for t in found["either"] if "," in t]
-    if not comma and not (doubtful and found["either"]):
+    if not comma and not (doubtful and found["either"]) and not _grouped(columns.values()):
         return ".", checks.thousands
     seen = (comma or found["either"])[0]
     name = next(n for n, texts in columns.items() if seen in texts)
@@ -2235,15 +2246,20 @@ def _parsed(
     if not lines:
         return pd.DataFrame(columns=range(width), dtype=object)
     missing = {i: [""] if i in text else _NO_VALUE for i in range(width)}
-    read = lambda kinds: pd.read_csv(
-        io.StringIO("\n".join(lines)), sep=separator, header=None, names=range(width), dtype=kinds,
-        index_col=False, keep_default_na=False, na_values=missing, skipinitialspace=True,
-        low_memory=False, skip_blank_lines=False)
-    frame = read(dict.fromkeys(text, str) if natural else str)
-    other = [i for i in range(width)
-             if i not in text and isinstance(frame[i].dtype, pd.StringDtype)]
-    if natural and any(frame[i].dropna().str.contains(r"\d").any() for i in other):
-        frame = read(str)  # `12.345` may be a whole number where `1,5` is a price
+    read = lambda kinds, rows=None: pd.read_csv(
+        io.StringIO("\n".join(lines[:rows])), sep=separator, header=None, names=range(width),
+        dtype=kinds, index_col=False, keep_default_na=False, na_values=missing,
+        skipinitialspace=True, low_memory=False, skip_blank_lines=False)
+    if not natural:
+        return read(str)
+    top = read(str, 100).drop(columns=list(text))
+    found = _evidence(t for c in top for t in top[c].dropna().unique())
+    if found["either"] and not found["."]:  # `1.000` may be a thousand
+        return read(str)
+    frame = read(dict.fromkeys(text, str))
+    other = [i for i in top if isinstance(frame[i].dtype, pd.StringDtype)]
+    if any(frame[i].dropna().str.contains(r"\d").any() for i in other):
+        return read(str)  # `12.345` may be a whole number where `1,5` is a price
     return frame
 
 
@@ -2261,7 +2277,7 @@ def _read_csv(
     meaning = [ours.get(str(n).strip().lower(), m) for n, m in zip(names, meaning)]
     text = [i for i, m in enumerate(meaning) if m in ("symbol", "date")
             or (i == 0 and "date" not in meaning)]
-    natural = separator == "," or checks is None
+    natural = checks is None or (separator == "," and checks.decimal != "," and not checks.thousands)
     frame = _parsed(lines[depth:], separator, full, text, natural).iloc[:, :len(names)]
     if depth > 1:
         columns = pd.MultiIndex.from_tuples(names[1:], names=names[0])

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from hybrid_ssm.data import FILE_OPTIONS, Bars, Checks, DataError, load_bars
@@ -394,3 +394,120 @@ def test_every_option_has_three_names():
     assert set(FILE_OPTIONS) - {"symbols"} == set(Checks.__dataclass_fields__) - {"now"}
     for name, (flag, key, meaning) in FILE_OPTIONS.items():
         assert flag == "--" + name.replace("_", "-") and key == f"data.{name}" and meaning
+
+
+# ------------------------------------------------------------------------------------------ random files
+WAYS = {"%Y-%m-%d": "{0:%Y-%m-%d}", "%Y%m%d": "{0:%Y%m%d}", "%d.%m.%Y": "{0:%d.%m.%Y}", "%d/%m/%Y": "{0:%d/%m/%Y}",
+        "%m/%d/%Y": "{0:%m/%d/%Y}", "%d.%m.%y": "{0:%d.%m.%y}", "%Y/%m/%d": "{0:%Y/%m/%d}", "%d %b %Y": "{0:%d} {1} {0:%Y}",
+        "excel": "{2}"}
+EXAMPLES = 100
+MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+FILES = settings(derandomize=True, deadline=None, database=None, print_blob=False, report_multiple_bugs=False,
+                 phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
+
+
+def day_text(day, way):
+    "A day in one of the ways, without any library's parser or the locale"
+    return WAYS[way].format(day, MONTHS[day.month - 1], (day - pd.Timestamp("1899-12-30")).days)
+
+
+def number_text(units, places, decimal, thousands):
+    "The number units / 10**places, written digit by digit"
+    digits = str(units).rjust(places + 1, "0")
+    whole, part = (digits[:-places], digits[-places:]) if places else (digits, "")
+    groups = [whole[max(0, k - 3):k] for k in range(len(whole), 0, -3)][::-1]
+    return thousands.join(groups) + (decimal + part if part else "")
+
+
+@st.composite
+def files(draw):
+    "A market, the bytes that a program might have written of it, and the options that describe the form"
+    symbols = draw(st.lists(st.sampled_from(["KO", "BRK B", "000001", "NA", "Ö"]), min_size=1, max_size=3, unique=True))
+    start = draw(st.dates(pd.Timestamp("2001-01-01").date(), pd.Timestamp("2022-12-01").date()))
+    days = pd.bdate_range(start, periods=draw(st.integers(2, 25)))
+    places = draw(st.sampled_from([0, 0, 1, 2, 3, 3, 4]))
+    level = draw(st.sampled_from([150, 1000, 2_000_000])) * 10**places
+    decimal = draw(st.sampled_from(".,"))
+    thousands = draw(st.sampled_from(["", "", ",.".replace(decimal, ""), "'", "\u00a0", " "]))
+    separator, way = draw(st.sampled_from(",;\t|")), draw(st.sampled_from(list(WAYS)))
+    if separator == "," and thousands == "." and places == 0:
+        thousands = ""  # between commas 1.234 is a number with a decimal point, and nothing tells otherwise
+    units = {s: [draw(st.integers(level * 9 // 10, level * 11 // 10)) for _ in days] for s in symbols}
+    encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "cp1252"]))
+    shape = draw(st.sampled_from(["wide", "long"] + ["single"] * (len(symbols) == 1)))
+    case = draw(st.sampled_from([str.lower, str.title, str.upper]))
+    text = lambda v: number_text(v, places, decimal, thousands)
+    if shape == "wide":
+        header = [case("date"), *symbols]
+        rows = [[day_text(d, way), *(text(units[s][i]) for s in symbols)] for i, d in enumerate(days)]
+    else:
+        names = ["date", "symbol", "close", "volume"]
+        cell = lambda i, d, s: {"date": day_text(d, way), "symbol": s, "close": text(units[s][i]), "volume": str(i + 5)}
+        order = [n for n in draw(st.permutations(names)) if shape == "long" or n != "symbol"]
+        header = [case(n) for n in order]
+        rows = [[cell(i, d, s)[n] for n in order] for s in symbols for i, d in enumerate(days)]
+    rows = draw(st.permutations(rows)) if draw(st.booleans()) else rows
+    quote = lambda c: f'"{c}"' if separator in c else c
+    content = "\r\n".join(separator.join(map(quote, row)) for row in [header, *rows])
+    values = {s: [float(number_text(u, places, ".", "")) for u in units[s]] for s in sorted(symbols)}
+    form = {"decimal": decimal, "thousands": thousands.replace("\u00a0", " ") or None, "date_format": way, "encoding": encoding,
+            "separator": separator, "symbols": symbols}
+    return content.encode(encoding), values, days, form
+
+
+def faithful(load, folder, examples):
+    "Random files load exactly, or the error names an option; with it they load exactly"
+    path, counts = Path(folder) / "random.csv", {"at once": 0, "after an option": 0}
+
+    @settings(FILES, max_examples=examples)
+    @given(files())
+    def each(file):
+        content, values, days, form = file
+        path.write_bytes(content)
+        options = {}
+        for _ in range(len(form)):
+            try:
+                bars = load(source=path, **options)
+                break
+            except DataError as error:
+                named = [o for o in OPTION.findall(str(error)) if o in form and o not in options]
+                assert named, f"{form}: no option that decides in: {error}"
+                options[named[0]] = form[named[0]]
+        assert bars.symbols.tolist() == list(values), form
+        assert bars.sessions.equals(days.as_unit("us")), f"{form}: {days} became {bars.sessions}"
+        assert (bars.close.to_numpy() == np.array(list(values.values())).T).all(), f"{form}: {bars.close} for {values}"
+        counts["after an option" if options else "at once"] += 1
+
+    each()
+    return counts
+
+
+def month_first(**options):
+    "Planted: a date that could be two is taken for the American one"
+    try:
+        return load_bars(**options)
+    except DataError as error:
+        if error.rule != "ambiguous date" or "%m/%d/%Y" not in str(error):
+            raise
+        return load_bars(**options | {"date_format": "%m/%d/%Y"})
+
+
+def comma_is_thousands(**options):
+    "Planted: a comma that could be two things is taken for the American one"
+    try:
+        return load_bars(**options)
+    except DataError as error:
+        if error.rule != "ambiguous number":
+            raise
+        return load_bars(**options | {"decimal": "."})
+
+
+def test_random_files(tmp_path, tell):
+    counts = faithful(load_bars, tmp_path, EXAMPLES)
+    assert min(counts.values()) > 30
+    tell(f"random files, every value exact: {counts}")
+
+
+@pytest.mark.parametrize("defect", [month_first, comma_is_thousands])
+def test_mutants(mutants, tmp_path, defect):
+    mutants.kill(25, defect.__doc__.removeprefix("Planted: "), lambda load: faithful(load, tmp_path, EXAMPLES), defect)
