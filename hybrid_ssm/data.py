@@ -2277,7 +2277,8 @@ def _read_csv(
     meaning = [ours.get(str(n).strip().lower(), m) for n, m in zip(names, meaning)]
     text = [i for i, m in enumerate(meaning) if m in ("symbol", "date")
             or (i == 0 and "date" not in meaning)]
-    natural = checks is None or (separator == "," and checks.decimal != "," and not checks.thousands)
+    plain = separator == "," and form.decimal != "," and not form.thousands
+    natural = checks is None or plain
     frame = _parsed(lines[depth:], separator, full, text, natural).iloc[:, :len(names)]
     if depth > 1:
         columns = pd.MultiIndex.from_tuples(names[1:], names=names[0])
