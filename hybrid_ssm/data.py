@@ -1829,7 +1829,8 @@ def _doubtful_days(
     seen:str, # one of the dates
     formats:Sequence, # that would read it
 )->DataError:
-    ways = " or ".join(_set("date_format", f) for f in formats)
+    last = lambda f: "" if "d" in f or f[0] != "%" else ", which dates it by its last day"
+    ways = " or ".join(_set("date_format", f) + last(f) for f in formats)
     return DataError(Failure("ambiguous date", column="date", value=seen, remedy=ways))
 
 
@@ -1873,6 +1874,8 @@ def _strict_days(
         if not re.search("%[HMSIpfz]", form):
             plain = plain.str.replace(r"[T ,]+\d{1,2}:\d\d.*$", "", regex=True)
         days = pd.to_datetime(plain, format=form, errors="coerce")
+        if not re.search("%[djxDFcs]", form):  # a month or a year is known on its last day
+            days = days + pd.offsets.MonthEnd(0 if re.search("%[mbB]", form) else 12)
     return days.dt.strftime("%Y-%m-%d").where(days.notna(), "'" + texts + "'")
 
 
