@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from . import __version__
+from .data import FILE_OPTIONS
 
 # %% ../nbs/13_cli.ipynb #f6d3324e
 def make_parser()->argparse.ArgumentParser: # with the commands `demo` and `experiment`
@@ -57,12 +58,22 @@ _OPTIONS = (  # flag, key of the configuration it overrides, metavar, type, help
     ("--volatility-target", "risk.volatility_target", "X", float, "annual, as a fraction"))
 
 # %% ../nbs/13_cli.ipynb #b3eaaa0b
+_PAIRS = dict(nargs="+", metavar="NAME=VALUE")
+_SHAPES = {  # of an option that takes more than one word
+    "columns": _PAIRS, "repair": _PAIRS, "footer": dict(type=int, metavar="N"),
+    "missing": dict(nargs="+", metavar="TEXT"), "accept": dict(nargs="+", metavar="RULE"),
+    "strict": dict(nargs="*", metavar="RULE")}
+
+
 def _add_options(
     command:argparse.ArgumentParser, # gets all options
 )->None:
     for flag, key, metavar, kind, text in _OPTIONS:
         command.add_argument(flag, dest=key, metavar=metavar, type=kind, help=text)
     add = command.add_argument
+    for name, (flag, key, text) in FILE_OPTIONS.items():
+        if name != "symbols":
+            add(flag, dest=key, help=text, **_SHAPES.get(name, {"metavar": "X"}))
     add("--symbols", dest="data.symbols", nargs="+", metavar="SYMBOL", help="only these")
     add("--models", dest="models.names", nargs="+", metavar="MODEL", help="only these rivals")
     add("--seeds", type=int, metavar="N", help="number of seeds, averaged")
@@ -81,6 +92,10 @@ def overridden(
     from hybrid_ssm.ssm import ConfigError
     config = config.quickened() if options.quick else config
     changes = {k: v for k, v in vars(options).items() if "." in k and v is not None}
+    for key in {"data.columns", "data.repair"} & changes.keys():
+        changes[key] = _pairs(key, changes[key])
+    if changes.get("data.strict") == []:  # the flag alone
+        changes["data.strict"] = True
     if options.seeds is not None:
         if options.seeds < 1:
             raise ConfigError(f"--seeds {options.seeds}: at least one seed is needed")
@@ -101,6 +116,22 @@ def _sections(
         section, name = key.split(".")
         out.setdefault(section, {})[name] = tuple(value) if isinstance(value, list) else value
     return {section: replace(getattr(config, section), **new) for section, new in out.items()}
+
+# %% ../nbs/13_cli.ipynb #1a356d6c
+def _pairs(
+    key:str, # data.columns or data.repair
+    words:list, # as typed, each NAME=VALUE
+)->object: # a mapping; one word without '=' stays what it is; raises ConfigError
+    from hybrid_ssm.ssm import ConfigError
+    if key == "data.repair" and len(words) == 1 and "=" not in words[0]:
+        return words[0]
+    parts = [word.partition("=") for word in words]
+    for name, mark, value in parts:
+        if not (name and mark and value):
+            flag = "--" + key.split(".")[1]
+            raise ConfigError(f"{flag} {name}{mark}{value}: write NAME=VALUE, such as "
+                              f"{flag} Last=close")
+    return {name: value for name, _, value in parts}
 
 # %% ../nbs/13_cli.ipynb #bc812f93
 def peak_memory()->float: # GB; this process and the largest of its children; NaN where unknown

@@ -1843,9 +1843,10 @@ def _day_format(
             return form
     parts = plain.str.extract(rf"^{_DAY_MONTH.pattern}$").dropna(subset=[0, 2])
     if 2 * len(parts) <= len(plain):
-        short = plain[plain.str.fullmatch(r"\d{4}(-?\d\d)?|\d{5,6}|\d{9,}")]
+        short = plain[plain.str.fullmatch(r"\d{4}(-?\d\d)?|\d{5,6}|\d{9,10}|\d{12,13}")]
         if 2 * len(short) > len(plain):
-            ways = {4: ["%Y"], 5: ["excel", "excel1904"], 6: ["%Y%m", "%y%m%d"], 7: ["%Y-%m"]}
+            ways = {4: ["%Y"], 5: ["excel", "excel1904"], 6: ["%Y%m", "%y%m%d"], 7: ["%Y-%m"],
+                    12: ["unix_ms"], 13: ["unix_ms"]}
             raise _doubtful_days(short.iloc[0], ways.get(len(short.iloc[0]), ["unix"]))
         return None
     first, mark, year = parts[0].astype(int), parts[1].iloc[0], parts[3].str.len().min()

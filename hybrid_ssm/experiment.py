@@ -41,8 +41,9 @@ from .baselines import (
     equal_weight, ewmac, long_only, macd, rotated_blend, tsmom)
 from .calibration import (
     calibration_verdict, check_calibratable, coverage, fit_calibration, pit, reliability)
-from .data import (
-    Bars, DataError, align_bars, instrument_costs, load_bars, parse_day, write_atomic)
+from hybrid_ssm.data import (
+    FILE_OPTIONS, Bars, Checks, DataError, align_bars, instrument_costs, load_bars, parse_day,
+    write_atomic)
 from .features import DEFAULT_FEATURES, FEATURES
 from .figures import (
     attention_figure, calibration_figure, coverage_figure, drawdown_figure, equity_figure,
@@ -143,7 +144,7 @@ _POSITIVE = (lambda v: v > 0, "above 0")
 # %% ../nbs/08_experiment.ipynb #8008b4e7
 @dataclass(frozen=True)
 class DataConfig:
-    "Which bars."
+    "Which bars, and how their file is read: the last fifteen are the options of `load_bars`."
     source: str = "sample"  # 'sample', 'yahoo' or a file
     instruments: str = ""  # instrument table of a file source
     start: str = ""  # first session; empty = the source's first
@@ -151,6 +152,21 @@ class DataConfig:
     symbols: tuple[str, ...] = ()  # empty = every symbol of the source
     benchmark: str = "^GSPC"  # symbol of the index
     periods: float | None = None  # periods per year; None = counted from the dates
+    columns: dict = field(default_factory=dict)  # column of the file -> our name
+    wide: str = "close"  # what a table of sessions x symbols holds
+    date_format: str | None = None  # pattern of the dates
+    decimal: str | None = None  # decimal mark
+    thousands: str | None = None  # mark between thousands
+    separator: str | None = None  # of columns
+    encoding: str | None = None  # of the text
+    comment: str | None = None  # what a line that is no data begins with
+    footer: int = 0  # lines at the end that are no data
+    missing: tuple[str, ...] = ()  # texts that stand for no value
+    timezone: str | None = None  # of the market, for stamps with a zone
+    calendar: str | None = None  # exchange calendar, e.g. 'XNYS'
+    accept: tuple[str, ...] = ()  # rules that are let pass
+    strict: object = False  # true, or noted rules that refuse
+    repair: object = None  # 'drop', 'mask', or a table of rule = one of them
 
     def __post_init__(self):
         _settle(self, "data", {"start": "start", "end": "end"})
@@ -158,6 +174,14 @@ class DataConfig:
         if self.start and self.end and self.start > self.end:
             raise ConfigError(f"data.end {self.end} is before data.start {self.start}: swap them "
                               "(--start, --end)")
+        Checks(**self.options)  # raises where an option has no such value
+
+    @property
+    def options(self)->dict:
+        "The options of reading and checking that are not at their defaults."
+        plain = {f.name: f.default for f in fields(self) if f.name in FILE_OPTIONS}
+        given = {n: getattr(self, n) for n in plain if n != "symbols"}
+        return {n: v for n, v in given.items() if v != plain[n] and v != {}}
 
 # %% ../nbs/08_experiment.ipynb #1d5d95b9
 @dataclass(frozen=True)
@@ -299,6 +323,8 @@ def _computed(config):
     del tree["title"], tree["notes"]
     if not tree["train"]["calibrate"]:  # unasked, it leaves earlier runs their names
         del tree["train"]["calibrate"]
+    for name in FILE_OPTIONS.keys() - config.data.options.keys() - {"symbols"}:
+        del tree["data"][name]
     for name in ("source", "instruments"):  # where a file lies is no part of what is run
         tree["data"][name] = Path(tree["data"][name]).name
     return tree
@@ -560,7 +586,7 @@ def load_market(
     if not d.source:
         raise ConfigError("this configuration has no data of its own: give it with --data FILE")
     load = lambda symbols: load_bars(symbols, d.start or None, min(d.end or test_end, test_end),
-                                     d.source, d.instruments or None)  # dates are YYYY-MM-DD
+                                     d.source, d.instruments or None, **d.options)
     universe = replace(load(list(d.symbols) or None), periods=d.periods)
     index = replace(_index_bars(load, universe, d), periods=d.periods)
     handler = FinancialDataHandler(bars=universe, features=config.features,

@@ -322,7 +322,7 @@ def summarize(
 
 # %% ../nbs/06a_metrics.ipynb #2b900b52
 _FACES = {
-    "Annual return": "{:.1%}", "Volatility": "{:.1%}", "MDD": "{:.1%}",
+    "Annual return": "{:.1%}", "Volatility": "{:.1%}", "MDD": "{:.1%}", "MDD / volatility": "{:.2f}",
     "Corr. to index": "{:.2f}", "Turnover": "{:.1f}", "Break-even bp": "{:,.0f}",
 }
 _AGAINST = "Corr. to "  # and the name of a row
@@ -392,9 +392,11 @@ def _table_row(result, benchmark, periods):
     "The numbers of one strategy, standard errors in columns of their own."
     row = dict(summarize(result, benchmark, periods))
     errors = {f"{k} SE": v.se for k, v in row.items() if isinstance(v, Sharpe)}
+    depth = -row["MDD"] / row["Volatility"] if row["Volatility"] > 0 else nan
     month = nan if benchmark is None else correlation(result.net_returns, benchmark, True)
     return {k: float(v) for k, v in row.items()} | errors | {
-        "Corr. to index, monthly": month, "Sessions": len(result.net_returns)}
+        "MDD / volatility": depth, "Corr. to index, monthly": month,
+        "Sessions": len(result.net_returns)}
 
 # %% ../nbs/06a_metrics.ipynb #338abe5f
 @dataclass(frozen=True)
