@@ -2503,8 +2503,11 @@ def _separator(
     if len(found) != 1:
         seen = "several separators" if found else "one column only"
         ways = [k for k, v in _SEPARATORS.items() if v in (found or " ")]
-        raise DataError(Failure("unknown separator", value=lines[0][:60], remedy=f"{seen}: "
-                                + " or ".join(_set("separator", w) for w in ways)))
+        hints = [_set("separator", w) for w in ways]
+        if not found and (word := re.match(r"\w{3,}", lines[0])):
+            hints.append("where this line is no header " + _set("comment", word[0]))
+        raise DataError(Failure("unknown separator", value=lines[0][:60],
+                                remedy=f"{seen}: {' or '.join(hints)}"))
     return found[0]
 
 
