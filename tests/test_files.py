@@ -131,7 +131,8 @@ def test_fields_are_no_symbols(tmp_path):
     "A file whose close has another name is not a market of Open, High and Low"
     frame = download(["KO"]).droplevel(1, axis=1).rename(columns={"Close": "Settle"})
     frame.to_csv(tmp_path / "one.csv")
-    assert refusal("KO", source=tmp_path / "one.csv").column == "close"
+    error = refusal("KO", source=tmp_path / "one.csv")
+    assert error.column == "close" and "columns={'Settle': 'close'}" in str(error)
     same(load_bars("KO", source=tmp_path / "one.csv", columns={"Settle": "close"}), {"KO": CLOSE["KO"]})
     glued = download(["KO", "PEP"])
     glued = glued.set_axis(["_".join(c) for c in glued.columns], axis=1)
