@@ -249,7 +249,8 @@ _ALIASES = {"ticker": "symbol", "instrument": "symbol", "symbole": "symbol", "se
             "datetime": "date", "datum": "date", "timestamp": "date", "observation_date": "date",
             "adj close": "adj_close", "adjclose": "adj_close", "adjusted close": "adj_close",
             "adjusted_close": "adj_close", "stock splits": "split", "splits": "split",
-            "split factor": "split", "split_coefficient": "split"}
+            "split factor": "split", "split_coefficient": "split", "splitfactor": "split"}
+_ALIASES |= {f"px_{n}": n for n in ("open", "high", "low", "volume")} | {"px_last": "close"}
 _ALIASES |= dict.fromkeys(("close/last", "last", "schlusskurs", "schluss", "zuletzt", "clôture",
                            "cloture", "dernier"), "close")
 _ALIASES |= dict.fromkeys(("eröffnung", "eröffnungskurs", "ouverture", "ouv."), "open")
@@ -269,7 +270,7 @@ def _spelled(
     frame:pd.DataFrame, # a long table as it was read
 )->tuple: # our name of each column, and the name in the file (both in lower case)
     written = [str(c).strip().lower() for c in frame.columns]
-    plain = [re.sub(r"^<(.*)>$", r"\1", _plain_name(n)) for n in written]
+    plain = [re.sub(r"^<(.*)>$|[*]+$", r"\1", _plain_name(n)) for n in written]
     names = [_ALIASES[n] if n in _ALIASES and _ALIASES[n] not in plain else n for n in plain]
     if "close" not in names and sorted({*names} - {"symbol"}) == ["date", "value"]:
         names = ["close" if n == "value" else n for n in names]
@@ -724,13 +725,13 @@ def _check_words(
         raise DataError(f"repair = {checks.repair!r} is unknown: give 'drop', 'mask', or a "
                         "mapping of rules to them", rule="unknown repair", value=checks.repair)
 
-# %% ../nbs/00_data.ipynb #d16942d1
+# %% ../nbs/00_data.ipynb #cb948697
 FILE_OPTIONS = {  # name -> flag of the command line, key of a configuration, meaning
     "symbols": ("--symbols", "data.symbols", "only these; or the name of a file's one symbol"),
     "columns": ("--columns", "data.columns", "column of the file = our name for it"),
     "wide": ("--wide", "data.wide", "what a table of sessions x symbols holds"),
     "date_format": ("--date-format", "data.date_format", "pattern of the dates: '%d.%m.%Y', "
-                    "'excel', 'excel1904' or 'unix'"),
+                    "'excel', 'excel1904', 'unix', 'unix_ms'"),
     "decimal": ("--decimal", "data.decimal", "decimal mark, '.' or ','"),
     "thousands": ("--thousands", "data.thousands", "mark between thousands"),
     "separator": ("--separator", "data.separator", "of columns: ',' ';' 'tab' 'space' '|'"),
@@ -756,7 +757,7 @@ def _set(
                      else f"'{w}'" for w in map(str, words))
     return f"set {option}={value!r} (TOML {key}, command line {flag} {shell})"
 
-# %% ../nbs/00_data.ipynb #31eff30f
+# %% ../nbs/00_data.ipynb #3fc23979
 def _with_options(
     found:Sequence, # of Failure
 )->list: # the first of each rule also says which option lets it pass
@@ -771,14 +772,14 @@ def _with_options(
         if f.rule == "not a date" and f.rule not in told:
             hint = "; for another form " + _set("date_format", "%d.%m.%Y") + hint
         if f.rule == "not a number" and f.rule not in told:
-            digit = re.search(r"\d[.,]\d", str(f.value))
+            digit = re.fullmatch(r"[+-]?\d+,\d+", str(f.value))
             hint = "; for a decimal comma " + _set("decimal", ",") + hint if digit else \
                 "; if it stands for no value " + _set("missing", [str(f.value)]) + hint
         told.add(f.rule)
         out.append(replace(f, remedy=f"{f.remedy}{hint}".removeprefix("; ")))
     return out
 
-# %% ../nbs/00_data.ipynb #46cc53f7
+# %% ../nbs/00_data.ipynb #56c263a6
 _SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
 
 
@@ -812,7 +813,8 @@ def _check_form(
                                  remedy=why) for n, why in faults])
 
 
-_SERIAL = {"excel": ("1899-12-30", "D"), "excel1904": ("1904-01-01", "D"), "unix": ("1970", "s")}
+_SERIAL = {"excel": ("1899-12-30", "D"), "excel1904": ("1904-01-01", "D"),
+           "unix": ("1970-01-01", "s"), "unix_ms": ("1970-01-01", "ms")}
 
 # %% ../nbs/00_data.ipynb #253fff10
 @dataclass(frozen=True)
@@ -826,7 +828,7 @@ class Checks:
     accept: Sequence = ()  # names of REFUSED that are let pass
     repair: str | Mapping | None = None  # 'drop' the row, 'mask' the cell; or rule -> one of them
     now: pd.Timestamp | None = None  # with a zone; None = the clock
-    date_format: str | None = None  # '%d.%m.%Y', 'excel', 'excel1904', 'unix'; None = ISO 8601
+    date_format: str | None = None  # '%d.%m.%Y', 'excel', 'unix', ...; None = ISO 8601
     decimal: str | None = None  # '.' or ','; None = what the numbers prove
     thousands: str | None = None  # ',' '.' "'" or ' '; None = what the numbers prove
     separator: str | None = None  # of columns, e.g. ';' or 'tab'; None = what the header proves
@@ -1822,7 +1824,10 @@ def _plain_numbers(
 
 # %% ../nbs/00_data.ipynb #f11e0008
 _DAY_MONTH = re.compile(r"(\d{1,2})([./,-])(\d{1,2})\2(\d{4}|\d{2})(?:[T ,]+(?:\d{1,2}:\d\d.*))?")
-_NAMED_MONTH = {"%d %b %Y": r"\d{1,2} [A-Za-z]{3} \d{4}", "%b %d %Y": r"[A-Za-z]{3} \d{1,2} \d{4}"}
+_NAMED_MONTH = {"%d %b %Y": r"\d{1,2} [A-Za-z]{3} \d{4}",
+                "%b %d %Y": r"[A-Za-z]{3} \d{1,2} \d{4}",
+                "%d %B %Y": r"\d{1,2} [A-Za-z]{3,} \d{4}",
+                "%B %d %Y": r"[A-Za-z]{3,} \d{1,2} \d{4}"}
 
 
 def _doubtful_days(
@@ -1839,15 +1844,19 @@ def _day_format(
 )->str|None: # the pattern that all prove; None = ISO 8601; raises DataError where two are possible
     plain = pd.Series(texts, dtype=str)
     for form, shape in _NAMED_MONTH.items():
-        if plain.str.replace(r"[ .,-]+", " ", regex=True).str.fullmatch(shape).mean() > .5:
+        fits = plain.str.replace(r"[ .,-]+", " ", regex=True).str.fullmatch(shape)
+        if fits.mean() > (.5 if "B" in form else .99):
             return form
+    if plain.str.fullmatch(r"\d{1,2}([ -])[A-Za-z]{3}\1\d{2}").mean() > .5:
+        mark = plain.iloc[0][-3]
+        raise _doubtful_days(plain.iloc[0], [f"%d{mark}%b{mark}%y", f"%y{mark}%b{mark}%d"])
     parts = plain.str.extract(rf"^{_DAY_MONTH.pattern}$").dropna(subset=[0, 2])
     if 2 * len(parts) <= len(plain):
         short = plain[plain.str.fullmatch(r"\d{4}(-?\d\d)?|\d{5,6}|\d{9,10}|\d{12,13}")]
         if 2 * len(short) > len(plain):
-            ways = {4: ["%Y"], 5: ["excel", "excel1904"], 6: ["%Y%m", "%y%m%d"], 7: ["%Y-%m"],
-                    12: ["unix_ms"], 13: ["unix_ms"]}
-            raise _doubtful_days(short.iloc[0], ways.get(len(short.iloc[0]), ["unix"]))
+            ways = {4: ["%Y"], 5: ["excel", "excel1904"], 6: ["%Y%m", "%y%m%d"], 7: ["%Y-%m"]}
+            long = ["unix"] if len(short.iloc[0]) < 12 else ["unix_ms"]
+            raise _doubtful_days(short.iloc[0], ways.get(len(short.iloc[0]), long))
         return None
     first, mark, year = parts[0].astype(int), parts[1].iloc[0], parts[3].str.len().min()
     y = "%Y" if year == 4 else "%y"
@@ -2157,26 +2166,27 @@ def _grid(
 def _mapped(
     frame:pd.DataFrame, # as it was read
     columns:Mapping, # column of the file -> our name
-)->tuple: # the frame with our names; our name -> the file's; the close that was replaced or None
+)->tuple: # the frame with our names; our name -> the file's; the close that was replaced, or None
     if not columns:
         return frame, {}, None
-    there = {str(c).strip().lower(): c for c in frame.columns}
-    ours = {str(k).strip().lower(): str(v).strip().lower() for k, v in columns.items()}
-    known = ("date", "symbol", "close")
-    faults = [Failure("missing column", column=k, remedy=nearest(k, there.values()))
-              for k in columns if str(k).strip().lower() not in there]
-    faults += [Failure("column given twice", column=v, remedy="map one column to it")
-               for v in sorted(set(ours.values())) if list(ours.values()).count(v) > 1]
+    there = {_plain_name(c).lower(): c for c in frame.columns} | {str(c): c for c in frame.columns}
+    found = {k: there.get(str(k), there.get(_plain_name(k).lower())) for k in columns}
+    ours = {found[k]: _plain_name(v).lower() for k, v in columns.items()}
+    known, to = ("date", "symbol", "close"), list(ours.values())
+    faults = [Failure("missing column", column=k, remedy=nearest(k, frame.columns))
+              for k in columns if found[k] is None]
     faults += [Failure("unknown name", column=v, remedy=nearest(v, [*known, *_NUMBERS]))
-               for v in ours.values() if v not in known + _NUMBERS]
+               for v in to if v not in known + _NUMBERS]
+    faults += [Failure("column given twice", column=v, remedy="map one column to it")
+               for v in sorted(set(to)) if to.count(v) > 1]
     if faults:
         raise DataError(faults)
     names, _ = _spelled(frame)
     shadow = {c: f"{c} (not read)" for c, n in zip(frame.columns, names)
-              if n in ours.values() and str(c).strip().lower() not in ours}
+              if n in to and c not in ours}
     plain = next((c for c, n in zip(frame.columns, names) if n == "close" and c in shadow), None)
-    frame = frame.rename(columns=shadow | {there[k]: v for k, v in ours.items()})
-    return frame, {v: str(there[k]) for k, v in ours.items()}, plain and shadow[plain]
+    return (frame.rename(columns=shadow | ours), {v: str(c) for c, v in ours.items()},
+            None if plain is None else shadow[plain])
 
 # %% ../nbs/00_data.ipynb #f11e0011
 def _rescaled(
@@ -2342,8 +2352,9 @@ def _shape(
                                     & set(_FIELDS)) == 1 and c not in (symbols or ())]
     if len(fields) > 1 or (len(parts) > 1 and len(parts) == len(rest)):
         seen = ", ".join(map(str, (fields if len(fields) > 1 else parts)[:4]))
-        remedy = ("these are fields and no symbols: " + _set("columns", {str(rest[-1]): "close"})
-                  + "; if they are symbols: " + _set("symbols", [*map(str, rest)]))
+        free = [str(c) for c in rest if c not in fields]
+        how = _set("columns", {free[0]: "close"}) if free else "add the column"
+        remedy = (f"these are fields and no symbols: {how}; if they are symbols: " + _set("symbols", [*map(str, rest)]))
         raise DataError(Failure("missing column", column="close", value=seen, remedy=remedy))
     digits = lambda v: not isinstance(v, str) or bool(re.search(r"\d", v))
     words = [c for c in rest if len(given := frame[c].dropna()) and not given.map(digits).any()]
@@ -2367,6 +2378,8 @@ def _tabular(
               or frame.columns[i] == replaced}
     if shape == "wide":
         fields = {i: checks.wide for i, c in enumerate(frame.columns) if c != date}
+        empty = [str(c) for c in frame.columns if c != date and frame[c].isna().all()]
+        told += [f"without any value: {', '.join(empty)}"] * bool(empty and len(frame))
     frame, decimal = _plain_numbers(frame, fields, checks, doubtful)
     told += [f"decimal mark '{decimal}'"] * (decimal == ",")
     if date is not None and list(frame.columns).count(date) == 1:

@@ -131,7 +131,8 @@ def test_fields_are_no_symbols(tmp_path):
     "A file whose close has another name is not a market of Open, High and Low"
     frame = download(["KO"]).droplevel(1, axis=1).rename(columns={"Close": "Settle"})
     frame.to_csv(tmp_path / "one.csv")
-    assert refusal("KO", source=tmp_path / "one.csv").column == "close"
+    error = refusal("KO", source=tmp_path / "one.csv")
+    assert error.column == "close" and "columns={'Settle': 'close'}" in str(error)
     same(load_bars("KO", source=tmp_path / "one.csv", columns={"Settle": "close"}), {"KO": CLOSE["KO"]})
     glued = download(["KO", "PEP"])
     glued = glued.set_axis(["_".join(c) for c in glued.columns], axis=1)
@@ -343,6 +344,26 @@ def test_missing_values(put):
     assert np.isnan(bars.volume.iloc[0, 0]) and bars.volume.iloc[1, 0] == 7
 
 
+def test_further_kinds(put):
+    "Coins in milliseconds, months by name, two columns that differ in a capital, a symbol without any price"
+    coin = put("Open time,Open,High,Low,Close,Volume\n1578614400000,1,2,.5,1.5,3\n1578873600000,1,2,.5,1.75,4\n")
+    assert "columns={'Open time': 'date'}" in str(refusal("BTC", source=coin))
+    assert "date_format='unix_ms'" in str(refusal("BTC", source=coin, columns={"Open time": "date"}))
+    bars = load_bars("BTC", source=coin, columns={"Open time": "date"}, date_format="unix_ms")
+    same(bars, {"BTC": [1.5, 1.75]}, DAYS[:2], volume={"BTC": [3, 4]})
+    named = put('Date,Close\n"May 29, 2020",5.5\n"June 1, 2020",5.75\n')
+    same(load_bars("A", source=named), {"A": [5.5, 5.75]}, ["2020-05-29", "2020-06-01"])
+    short = put("Date,Close\n10-Jan-20,5.5\n13-Jan-20,5.75\n")
+    assert "date_format='%d-%b-%y'" in str(refusal("A", source=short))
+    same(load_bars("A", source=short, date_format="%d-%b-%y"), {"A": [5.5, 5.75]}, DAYS[:2])
+    twice = put("date,Close,close\n2020-01-10,5,7\n2020-01-13,5.5,7\n")
+    assert "columns={'Close': 'close'}" in str(refusal("A", source=twice))
+    same(load_bars("A", source=twice, columns={"Close": "close"}), {"A": [5, 5.5]}, DAYS[:2])
+    bars = load_bars(source=put("date,A,B\n2020-01-10,5,\n2020-01-13,6,\n"))
+    same(bars, {"A": [5, 6]}, DAYS[:2])
+    assert bars.provenance["read as"] == "without any value: B"
+
+
 # ------------------------------------------------------------------------------------------ what may be a source
 def test_whatever_is_a_market():
     wide = pd.DataFrame(CLOSE, DAYS)
@@ -403,7 +424,7 @@ def test_every_option_has_three_names():
 WAYS = {"%Y-%m-%d": "{0:%Y-%m-%d}", "%Y%m%d": "{0:%Y%m%d}", "%d.%m.%Y": "{0:%d.%m.%Y}", "%d/%m/%Y": "{0:%d/%m/%Y}",
         "%m/%d/%Y": "{0:%m/%d/%Y}", "%d.%m.%y": "{0:%d.%m.%y}", "%Y/%m/%d": "{0:%Y/%m/%d}", "%d %b %Y": "{0:%d} {1} {0:%Y}",
         "excel": "{2}"}
-EXAMPLES = 100
+EXAMPLES = 80
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 FILES = settings(derandomize=True, deadline=None, database=None, print_blob=False, report_multiple_bugs=False,
                  phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
