@@ -2354,7 +2354,8 @@ def _shape(
         seen = ", ".join(map(str, (fields if len(fields) > 1 else parts)[:4]))
         free = [str(c) for c in rest if c not in fields]
         how = _set("columns", {free[0]: "close"}) if free else "add the column"
-        remedy = (f"these are fields and no symbols: {how}; if they are symbols: " + _set("symbols", [*map(str, rest)]))
+        remedy = (f"these are fields and no symbols: {how}; if they are symbols: "
+                  + _set("symbols", [*map(str, rest)]))
         raise DataError(Failure("missing column", column="close", value=seen, remedy=remedy))
     digits = lambda v: not isinstance(v, str) or bool(re.search(r"\d", v))
     words = [c for c in rest if len(given := frame[c].dropna()) and not given.map(digits).any()]
