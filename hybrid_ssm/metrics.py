@@ -322,7 +322,8 @@ def summarize(
 
 # %% ../nbs/06a_metrics.ipynb #2b900b52
 _FACES = {
-    "Annual return": "{:.1%}", "Volatility": "{:.1%}", "MDD": "{:.1%}", "MDD / volatility": "{:.2f}",
+    "Annual return": "{:.1%}", "Volatility": "{:.1%}", "MDD": "{:.1%}",
+    "MDD / volatility": "{:.2f}",
     "Corr. to index": "{:.2f}", "Turnover": "{:.1f}", "Break-even bp": "{:,.0f}",
 }
 _AGAINST = "Corr. to "  # and the name of a row
