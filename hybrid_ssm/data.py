@@ -3078,7 +3078,7 @@ def resample_bars(
     tables = {n: cut(n, f) for n, f in bars._tables().items()}
     extras = {n: cut(n, f) for n, f in bars.extras.items()}
     facts = bars.provenance | {"period": {"W": "weekly", "M": "monthly"}[period]}
-    return _ended(replace(bars, **tables, extras=extras, provenance=facts),
+    return _ended(replace(bars, **tables, extras=extras, provenance=facts, periods=None),
                   _finished(bars.sessions, period), last)
 
 # %% ../nbs/00_data.ipynb #09f789da
@@ -3115,7 +3115,8 @@ def align_bars(
             parts[symbol] = pd.Series(told.reindex(range(len(days))).to_numpy(), days)
         return pd.DataFrame(parts).reindex(index=sessions, columns=bars.symbols)
     return replace(bars, **{n: moved(n, f) for n, f in bars._tables().items()},
-                   extras={n: moved(n, f) for n, f in bars.extras.items()})
+                   extras={n: moved(n, f) for n, f in bars.extras.items()},
+                   periods=bars.periods if kept.all() and len(kept) == len(sessions) else None)
 
 # %% ../nbs/00_data.ipynb #5132090f
 def close_order(

@@ -1,5 +1,6 @@
 """Dates, zones, calendars and money of the data room, against slow referees: plain loops and the zone tables of Python."""
 import datetime
+from dataclasses import replace
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_ssm.data import (Bars, DataError, align_bars, close_times, exchange_sessions, remarks, resample_bars,
+from hybrid_ssm.data import (Bars, DataError, align_bars, close_times, exchange_sessions, load_bars, remarks, resample_bars,
                              same_day_known, to_currency, validate)
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=20)
@@ -431,3 +432,12 @@ def test_money_against_a_loop(bars, seed, excess):
                 np.testing.assert_allclose(found.returns.loc[day, symbol], expected, rtol=1e-9, atol=1e-12)
             before = rate
     assert found.currencies == ("USD",)
+
+
+def test_a_set_number_of_periods_belongs_to_its_calendar():
+    "252 set for days is kept by a cut, and forgotten by another calendar"
+    daily = replace(load_bars(["KO", "PEP"], "2005", "2010"), periods=252)
+    assert daily.select(["KO"]).periods == daily.window("2006").periods == daily.align(daily).periods == 252
+    weekly = daily.resample("W")
+    assert weekly.periods is None and abs(weekly.periods_per_year - 52.18) < .1
+    assert daily.align(weekly).periods is None
