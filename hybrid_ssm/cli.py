@@ -129,8 +129,9 @@ def _pairs(
     for name, mark, value in parts:
         if not (name and mark and value):
             flag = "--" + key.split(".")[1]
+            example = {"data.columns": "Last=close", "data.repair": "'duplicate row=drop'"}[key]
             raise ConfigError(f"{flag} {name}{mark}{value}: write NAME=VALUE, such as "
-                              f"{flag} Last=close")
+                              f"{flag} {example}")
     return {name: value for name, _, value in parts}
 
 # %% ../nbs/13_cli.ipynb #bc812f93

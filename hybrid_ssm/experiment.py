@@ -41,9 +41,9 @@ from .baselines import (
     equal_weight, ewmac, long_only, macd, rotated_blend, tsmom)
 from .calibration import (
     calibration_verdict, check_calibratable, coverage, fit_calibration, pit, reliability)
-from hybrid_ssm.data import (
+from .data import (
     FILE_OPTIONS, Bars, Checks, DataError, align_bars, instrument_costs, load_bars, parse_day,
-    write_atomic)
+    periods_per_year, write_atomic)
 from .features import DEFAULT_FEATURES, FEATURES
 from .figures import (
     attention_figure, calibration_figure, coverage_figure, drawdown_figure, equity_figure,
@@ -350,6 +350,7 @@ class Config:
             object.__setattr__(self, key, _as_meant(getattr(self, key), str, key))
         for key in ("notes", "features"):
             object.__setattr__(self, key, _as_meant(getattr(self, key), tuple[str, ...], key))
+        _known(TrainConfig, "quick", self.quick)
         for name in self.models.names:
             if name not in STRATEGIES:
                 raise ConfigError(f"unknown model '{name}': use some of {sorted(STRATEGIES)}")
@@ -572,8 +573,9 @@ def _check_market(config, universe, index):
                         f"folds.test_end {config.folds.test_end}: the data reach from "
                         f"{universe.sessions[0]:%Y-%m-%d} to {universe.sessions[-1]:%Y-%m-%d} "
                         "(--test-start, --test-end)")
-    if not tested.notna().any(axis=None):
-        raise DataError(f"the benchmark '{config.data.benchmark}' has no price in the test years: "
+    if tested.notna().to_numpy().sum() < 4:
+        raise DataError(f"the benchmark '{config.data.benchmark}' has fewer than 4 prices in "
+                        "the test years: "
                         "name another symbol as data.benchmark (--benchmark SYMBOL)",
                         symbol=config.data.benchmark)
 
@@ -794,6 +796,22 @@ def keep_books(
             continue  # `result_notes` says so
     return out
 
+# %% ../nbs/08_experiment.ipynb #6946bf92
+def _check_books(
+    config:Config, # costs and fills
+    market:Market, # bars
+)->None: # raises DataError; what a backtest would refuse is found before the training
+    first, last = config.folds.test_start, config.folds.test_end
+    for bars, signs in ((market.universe, (1, -1)), (market.index, (1,))):
+        days = bars.sessions[bars.sessions.slice_indexer(first, last)]
+        for sign in signs:  # a position too small to matter in every symbol
+            weights = pd.DataFrame(sign * 1e-9, days, bars.symbols)
+            try:
+                keep_books({"check": weights}, config, market)
+            except DataError as error:
+                hint = ", on the command line --delisting-return X" * ("delisting" in str(error))
+                raise DataError(f"{error}{hint}", symbol=error.symbol) from error
+
 # %% ../nbs/08_experiment.ipynb #ffb4e687
 @dataclass(frozen=True, eq=False, repr=False)
 class ExperimentResult:
@@ -838,12 +856,12 @@ def result_notes(
     result:ExperimentResult, # what was found
 )->list: # sentences
     "What has to be said beside the table."
-    typical = np.nanmedian([sharpe(b.net_returns).se for b in result.books.values()])
+    typical = np.nanmedian([sharpe(b.net_returns, b.periods).se for b in result.books.values()])
     seeds = len(result.config.train.seeds)
     mean = f"Networks: mean of {seeds} seed{'s' * (seeds > 1)}. " if result.forecasts else ""
     notes = [f"Standard errors of the Sharpe ratios are near {typical:.2f}: rows closer than about "
              f"twice that are not told apart, and the table ranks nobody. {mean}Risk-free rate "
-             "taken as zero. " + _holding_costs(result.config.costs),
+             "taken as zero. " + _holding_costs(result.config.costs, result.market.universe),
              *result.market.universe.provenance.get("notes", ()), *result.config.notes]
     asked, last = pd.Timestamp(result.config.folds.test_end), result.market.sessions[-1]
     if asked - last > pd.Timedelta(days=10):
@@ -859,8 +877,12 @@ def result_notes(
 # %% ../nbs/08_experiment.ipynb #ab9eae25
 def _holding_costs(
     costs:TradeConfig, # of the run
+    universe:Bars, # what is traded
 )->str: # one sentence
-    fee = "as in the instrument table" if costs.borrow is None else f"{costs.borrow:.2%} a year"
+    if universe.excess is not None:
+        return "Returns are given in excess of financing: neither borrowing nor margin is charged."
+    table = "as in the instrument table" if "borrow" in universe.instruments else "nothing"
+    fee = table if costs.borrow is None else f"{costs.borrow:.2%} a year"
     return (f"Borrowing shares costs {fee}, positions beyond the equity {costs.financing:.2%} a "
             "year.")
 
@@ -917,7 +939,7 @@ def _varies(books):  # a list of BacktestResult, or None
 
 
 def _plain_difference(a, b):
-    return sharpe(a.net_returns).value - sharpe(b.net_returns).value
+    return sharpe(a.net_returns, a.periods).value - sharpe(b.net_returns, b.periods).value
 
 # %% ../nbs/08_experiment.ipynb #0a7e14f4
 def stress_table(
@@ -929,7 +951,7 @@ def stress_table(
     columns = {"As configured": result.books, "Twice the cost": dear}
     if c.costs.fill == "close":
         columns["One day late"] = keep_books(result.weights, c, m, fill="next_close")
-    return pd.DataFrame({name: {k: str(sharpe(b.net_returns)) for k, b in books.items()}
+    return pd.DataFrame({name: {k: str(sharpe(b.net_returns, b.periods)) for k, b in books.items()}
                          for name, books in columns.items()})
 
 # %% ../nbs/08_experiment.ipynb #5cd12dbd
@@ -941,7 +963,7 @@ def block_table(
     for fold in result.folds:
         days = result.market.sessions[fold.test]
         out[f"{days[0]:%Y-%m} to {days[-1]:%Y-%m}"] = {
-            k: str(sharpe(b.net_returns.loc[days])) for k, b in result.books.items()}
+            k: str(sharpe(b.net_returns.loc[days], b.periods)) for k, b in result.books.items()}
     return pd.DataFrame(out)
 
 # %% ../nbs/08_experiment.ipynb #35a1919a
@@ -989,7 +1011,7 @@ def _table_sections(result):
     "The sections that hold tables."
     first = Section("The league table", [*result_notes(result), result.table])
     out = [first]
-    if "hybrid" in result.books:
+    if "hybrid" in result.books and len(result.sessions) >= 20:  # fewer have no interval
         out.append(Section("Is the difference real?", [
             "Net Sharpe ratio of the hybrid minus that of each rival on the same days: the mean "
             "over single seeds, each traded by itself, with a 95 % interval that knows both time "
@@ -1036,9 +1058,11 @@ def _learning_section(result):
 def _equity_section(result):
     "Equity, drawdown and rolling Sharpe ratio of all rivals."
     returns = {k: b.net_returns for k, b in result.books.items()}
-    rolling = [rolling_sharpe_figure(returns)] if len(result.sessions) > 252 else []
+    periods = result.market.universe.periods or periods_per_year(result.sessions)
+    enough = len(result.sessions) > round(periods)
+    rolling = [rolling_sharpe_figure(returns, periods=periods)] if enough else []
     return Section("Equity, net of cost", [
-        equity_figure(returns), drawdown_figure(returns, limit=.15), *rolling])
+        equity_figure(returns), drawdown_figure(returns, limit=.15, periods=periods), *rolling])
 
 
 def _model_sections(result):
@@ -1211,6 +1235,7 @@ class Experiment:
         market = load_market(config)
         folds = _folds(config, market.sessions)
         _check_calibration(config, market, folds)
+        _check_books(config, market)
         run = open_run(config, market, Path(out), resume)
         complete = do_tasks(config, market, folds, run, progress)
         folds = folds if complete else finished(config, folds, run)

@@ -454,6 +454,12 @@ def _paired(a, b):
                           "paired comparison needs the same sessions, see BacktestResult.window")
     return x, y, days if days is not None else other
 
+
+def _set_periods(side):  # periods per year that the user has set in the bars of these books
+    many = side.values() if isinstance(side, Mapping) else side
+    many = many if isinstance(side, (list, tuple, Mapping)) else [side]
+    return next((x.periods for x in many if getattr(x, "periods", None)), None)
+
 # %% ../nbs/06a_metrics.ipynb #1bf7829e
 def _between_seeds(x):
     "Variance of the mean ratio that comes from seeds: as observed, beyond time, and its freedom."
@@ -470,13 +476,14 @@ def sharpe_difference(
     a:BacktestResult|pd.Series|Sequence|Mapping, # books or net returns; several = one per seed
     b:BacktestResult|pd.Series|Sequence|Mapping, # on the same sessions as `a`
     level:float=.95, # coverage of the interval
-    periods:float|None=None, # per year; None = counted from the dates, 252 where there are none
+    periods:float|None=None, # per year; None = those of the books, else counted from the dates
 )->Difference: # annualised; raises MetricError
     "Paired difference of Sharpe ratios over time and seeds (Ledoit and Wolf, 2008)."
     from scipy.stats import t as student
     if not 0 < level < 1:
         raise MetricError(f"level = {level!r}: give a coverage between 0 and 1, such as .95")
     x, y, days = _paired(a, b)
+    periods = _set_periods(a) if periods is None else periods
     root = sqrt(_periods(pd.Series(x[:, 0], days), periods))
     moves = _influence(x).mean(1) - _influence(y).mean(1)
     if len(x) < 20:

@@ -374,9 +374,10 @@ _RULES = {  # field -> (test, what it must be)
     "span": (lambda v: v >= 2, "at least 2 sessions"),
     "buffer": (lambda v: 0 <= v < 1, "a share of the risk budget in [0, 1)"),
     "signal": (lambda v: v in ("position", "law"), "'position' or 'law'"),
-    "horizon": (lambda v: v >= 1, "at least 1 session"),
+    "horizon": (lambda v: v >= 1 and v == int(v), "a whole number of at least 1 session"),
     "scaling": (lambda v: v in SCALINGS, "'budget', 'realised' or 'none'"),
-    "max_stale_sessions": (lambda v: v >= 1, "at least 1 session"),
+    "max_stale_sessions": (lambda v: v >= 1 and v == int(v),
+                           "a whole number of at least 1 session"),
 }
 
 

@@ -172,3 +172,45 @@ def test_margin_is_charged():
     bars = Bars(pd.DataFrame({"A": 100.}, days))
     book = backtest(pd.DataFrame(2., days[:1], ["A"]), bars, costs=0., financing=.06, rebalance="given")
     assert book.equity.iloc[-1] == pytest.approx(1 - .06 * 99 / 365.25, rel=2e-2) and book.equity.iloc[-1] < 1
+
+
+def test_a_set_number_of_periods_reaches_every_statistic(tmp_path):
+    "One run, one number of periods: the table, the stress table, the blocks and the differences agree"
+    from hybrid_ssm.experiment import Experiment, block_table, parse_config, stress_table
+    days = pd.bdate_range("2014-01-01", "2018-12-31")
+    rng = np.random.default_rng(0)
+    parts = [pd.DataFrame(dict(date=days, symbol=s, close=100 * np.exp(rng.normal(3e-4, .01, len(days)).cumsum()))) for s in "ABX"]
+    pd.concat(parts).to_csv(tmp_path / "p.csv", index=False)
+    text = f"""
+[data]
+source = "{(tmp_path / 'p.csv').as_posix()}"
+benchmark = "X"
+periods = 52.0
+[folds]
+test_start = "2017-01-01"
+test_end = "2018-12-31"
+[models]
+names = ["tsmom", "index"]
+[costs]
+bps = 5.0
+"""
+    result = Experiment(parse_config(text)).run(tmp_path / "runs", progress=False)
+    net = result.books["index"].net_returns
+    value = net.mean() / net.std() * sqrt(52)
+    assert result.table.frame.loc["index", "Net Sharpe"] == pytest.approx(value)
+    for shown in (stress_table(result).loc["index", "As configured"], block_table(result).loc["index"].iloc[0]):
+        assert shown.startswith(f"{value:.2f} ")
+
+
+def test_a_listing_that_ends_is_asked_for_before_the_training(tmp_path):
+    "A delisting without its return stops the run before a folder exists"
+    from hybrid_ssm.cli import main
+    days = pd.bdate_range("2014-01-01", "2018-12-31")
+    long = pd.concat([pd.DataFrame(dict(date=days[:1200] if s == "A" else days, symbol=s, close=100. + np.arange(len(days))[:1200 if s == "A" else None] % 7))
+                      for s in "ABX"])
+    long.to_csv(tmp_path / "p.csv", index=False)
+    pd.DataFrame(dict(symbol=list("ABX"), delisting=[f"{days[1199]:%Y-%m-%d}", "", ""], cost_fraction=.0005)).to_csv(tmp_path / "i.csv", index=False)
+    words = ["experiment", "demo", "--data", str(tmp_path / "p.csv"), "--instruments", str(tmp_path / "i.csv"), "--benchmark", "X", "--models",
+             "equal_weight", "index", "--test-start", "2018-01-01", "--test-end", "2018-12-31", "--no-progress", "--out", str(tmp_path / "runs")]
+    assert main(words) == 2 and not (tmp_path / "runs").exists()
+    assert main([*words, "--delisting-return", "-0.3"]) == 0
