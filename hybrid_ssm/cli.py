@@ -73,7 +73,7 @@ def _add_options(
     add = command.add_argument
     for name, (flag, key, text) in FILE_OPTIONS.items():
         if name != "symbols":
-            add(flag, dest=key, help=text, **_SHAPES.get(name, {"metavar": "X"}))
+            add(flag, dest=key, help=text.replace("%", "%%"), **_SHAPES.get(name, {"metavar": "X"}))
     add("--symbols", dest="data.symbols", nargs="+", metavar="SYMBOL", help="only these")
     add("--models", dest="models.names", nargs="+", metavar="MODEL", help="only these rivals")
     add("--seeds", type=int, metavar="N", help="number of seeds, averaged")

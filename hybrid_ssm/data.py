@@ -40,6 +40,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property, lru_cache
 from html import escape
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 
@@ -3575,6 +3576,9 @@ def instrument_costs(
     elif isinstance(costs, (Mapping, pd.Series)):
         table = pd.Series(costs, dtype=float).reindex(bars.symbols)
     else:
+        if isinstance(costs, bool) or not isinstance(costs, Real) or not 0 <= costs < 1:
+            raise DataError(f"costs = {costs!r}: give a fraction in [0, 1) such as 0.0005, which "
+                            "is 5 basis points", rule="no usable cost", column="costs", value=costs)
         table = pd.Series(float(costs), bars.symbols)
     bad = table[~((table >= 0) & (table < 1))]
     if len(bad):

@@ -42,8 +42,8 @@ from .baselines import (
 from .calibration import (
     calibration_verdict, check_calibratable, coverage, fit_calibration, pit, reliability)
 from .data import (
-    FILE_OPTIONS, Bars, Checks, DataError, align_bars, instrument_costs, load_bars, parse_day,
-    periods_per_year, write_atomic)
+    FILE_OPTIONS, Bars, Checks, DataError, align_bars, instrument_costs, load_bars, nearest,
+    parse_day, periods_per_year, write_atomic)
 from .features import DEFAULT_FEATURES, FEATURES
 from .figures import (
     attention_figure, calibration_figure, coverage_figure, drawdown_figure, equity_figure,
@@ -312,8 +312,8 @@ def _feature_names(
     out = [n for name in names or ["default"] for n in groups.get(name, [name])]
     for name in out:
         if name not in FEATURES:
-            raise ConfigError(f"unknown feature '{name}': use 'default', 'closes' or one of "
-                              f"{sorted(FEATURES)}")
+            raise ConfigError(f"features.names: unknown feature '{name}': "
+                              + nearest(name, [*groups, *FEATURES]))
     return tuple(dict.fromkeys(out))
 
 # %% ../nbs/08_experiment.ipynb #5ae8fee5
@@ -502,7 +502,10 @@ def _decoded(
     marks = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
     encoding = next((name for mark, name in marks.items() if content.startswith(mark)), "utf-8")
     try:
-        return content.decode(encoding).replace("\r\n", "\n")
+        text = content.decode(encoding).replace("\r\n", "\n")
+        if "\0" in text:  # UTF-16 without its mark
+            raise ConfigError(f"'{path}' holds zero bytes and is no UTF-8: save it as UTF-8")
+        return text
     except UnicodeDecodeError as error:
         raise ConfigError(f"'{path}' is not {encoding} text (byte {error.start}): save it as "
                           "UTF-8") from error
@@ -861,7 +864,8 @@ def result_notes(
     mean = f"Networks: mean of {seeds} seed{'s' * (seeds > 1)}. " if result.forecasts else ""
     notes = [f"Standard errors of the Sharpe ratios are near {typical:.2f}: rows closer than about "
              f"twice that are not told apart, and the table ranks nobody. {mean}Risk-free rate "
-             "taken as zero. " + _holding_costs(result.config.costs, result.market.universe),
+             "taken as zero. Every row begins in cash and trades first at the close of the first test "
+             "session. " + _holding_costs(result.config.costs, result.market.universe),
              *result.market.universe.provenance.get("notes", ()), *result.config.notes]
     asked, last = pd.Timestamp(result.config.folds.test_end), result.market.sessions[-1]
     if asked - last > pd.Timedelta(days=10):

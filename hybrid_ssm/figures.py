@@ -280,8 +280,9 @@ def drawdown_figure(
     ax.set_ylim(top=0)
     _note(ax, "% below the highest equity so far; legend: worst (in annual volatilities)"
           + (f"; dotted: -{limit:.0%}" if limit else ""))
+    risk = {n: 100 * s.std() * periods**.5 for n, s in strategies.items()}
     _legend(figure, list(lines.values()), [
-        f"{n}  {c.min():.1f} % ({-c.min() / 100 / (strategies[n].std() * periods**.5):.1f})"
+        f"{n}  {c.min():.1f} % ({-c.min() / risk[n] if risk[n] else 0.:.1f})"
         for n, c in curves.items()])
     return figure
 
