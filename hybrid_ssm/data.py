@@ -1724,10 +1724,11 @@ def _as_float(
 def _undressed(
     texts:Sequence, # the different texts of one column
     name:str, # our name of the column
+    whole:bool=True, # False = other cells of the column are numbers, without a sign
 )->list: # without blanks at the ends, a currency sign that all have, and '1.2M' as '1.2e6'
     plain = [_plain_name(t).replace("\u2212", "-") for t in texts]
     for sign in "$\u20ac\u00a3\u00a5":
-        if all(t[:1] == sign or t[-1:] == sign for t in plain if t):
+        if whole and all(t[:1] == sign or t[-1:] == sign for t in plain if t):
             plain = [t.strip(sign).strip() for t in plain]
     if name == "volume":
         power = {"K": "e3", "M": "e6", "B": "e9"}
@@ -1808,7 +1809,8 @@ def _plain_numbers(
     parts = {i: p for i, p in parts.items() if p[3]}
     if not parts:
         return frame, None
-    plain = {i: _undressed(p[3], fields[i]) for i, p in parts.items()}
+    bare = lambda p: any(isinstance(v, Real) and v == v for v in p[0])
+    plain = {i: _undressed(p[3], fields[i], not bare(p)) for i, p in parts.items()}
     typed = {i: ["0.5"] if any(isinstance(v, float) and v == v for v in p[0]) else []
              for i, p in parts.items()}  # a number that is one already has a decimal point
     decimal, thousands = _decimal_mark({str(frame.columns[i]): t + typed[i]
