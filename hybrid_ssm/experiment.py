@@ -864,8 +864,8 @@ def result_notes(
     mean = f"Networks: mean of {seeds} seed{'s' * (seeds > 1)}. " if result.forecasts else ""
     notes = [f"Standard errors of the Sharpe ratios are near {typical:.2f}: rows closer than about "
              f"twice that are not told apart, and the table ranks nobody. {mean}Risk-free rate "
-             "taken as zero. Every row begins in cash and trades first at the close of the first test "
-             "session. " + _holding_costs(result.config.costs, result.market.universe),
+             "taken as zero. Every row begins in cash and trades first at the close of the "
+             "first test session. " + _holding_costs(result.config.costs, result.market.universe),
              *result.market.universe.provenance.get("notes", ()), *result.config.notes]
     asked, last = pd.Timestamp(result.config.folds.test_end), result.market.sessions[-1]
     if asked - last > pd.Timedelta(days=10):
