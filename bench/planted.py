@@ -40,7 +40,7 @@ from hybrid_ssm.handler import FinancialDataHandler
 from hybrid_ssm.hybrid import HybridFinancialModel, seeded
 from hybrid_ssm.losses import JointLoss
 from hybrid_ssm.metrics import sharpe
-from hybrid_ssm.risk import risk_parity
+from hybrid_ssm.risk import inverse_volatility
 from hybrid_ssm.synthetic import planted_signal
 from hybrid_ssm.trainer import ModelTrainer
 
@@ -89,7 +89,7 @@ def market(name, seed, sessions):
 
 def books(positions, made, sessions):
     "The books of the sessions that no model was trained on, every opinion sized alike"
-    return backtest(risk_parity(positions, made.bars), made.bars).window(made.bars.sessions[sessions])
+    return backtest(inverse_volatility(positions, made.bars), made.bars).window(made.bars.sessions[sessions])
 
 
 # --- models of equal parameter count

@@ -27,7 +27,7 @@ from hybrid_ssm.callbacks import prepare
 from hybrid_ssm.handler import FinancialDataHandler, PanelArrays
 from hybrid_ssm.hybrid import HybridFinancialModel
 from hybrid_ssm.losses import JointLoss
-from hybrid_ssm.loop import OneProcess, Run, gradients, share_of, take_batch
+from hybrid_ssm.loop import SingleProcess, Run, gradients, shard, take_batch
 
 SYMBOLS, SESSIONS, FEATURES, WINDOW, HORIZONS = 500, 20 * 252, 20, 252, 3
 
@@ -60,12 +60,12 @@ def sample():
     return FinancialDataHandler().prepare_training_data(WINDOW).train
 
 
-def stepper(model, data, batch, together=OneProcess()):
+def stepper(model, data, batch, together=SingleProcess()):
     "A function that makes one step on the next windows, and one that only loads them"
     run, loss, rng = prepare(Run(model, 1), 1e-4, 10 ** 6, loss=JointLoss()), JointLoss(), np.random.default_rng(0)
 
     def load():
-        return take_batch(data, share_of(rng.integers(0, len(data), batch), together))
+        return take_batch(data, shard(rng.integers(0, len(data), batch), together))
 
     def step():
         gradients(run.model, load(), loss, together=together)
@@ -102,7 +102,7 @@ def one_memory(kind, args):
 def one_of_several(args):
     "Steps a second of this process's share of a run; printed by the first one"
     from accelerate import Accelerator
-    together = Accelerator(cpu=True) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else OneProcess()
+    together = Accelerator(cpu=True) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else SingleProcess()
     step, _ = stepper(models(args.width)["hybrid"], large(symbols=20), args.batch, together)
     step()
     began = time.perf_counter()

@@ -18,11 +18,12 @@ from .ssm import ConfigError, ModelInputError
 # %% ../nbs/03_attention.ipynb #d01f6f8b
 UNSEEN, MASKED = -1e32, -1e30  # outside the window; inside it, but without an observation
 
+
 def lag_bias(
-    age:Tensor, # sessions between query and key, any shape (...)
-    slope:Tensor|None, # loss of score over one window of age (head,); None = age is free
-    window:Tensor|int, # sessions a head can see, today included (head,) or one for all
-)->Tensor: # bias of the scores (head, ...)
+    age: Tensor,  # sessions between query and key, any shape (...)
+    slope: Tensor | None,  # loss of score over one window of age (head,); None = age is free
+    window: Tensor | int,  # sessions a head can see, today included (head,) or one for all
+) -> Tensor:  # bias of the scores (head, ...)
     "What age costs, per head; outside the window the key cannot be seen"
     over = lambda x: torch.as_tensor(x, device=age.device).view(-1, *[1] * age.dim())
     w = over(window)
@@ -34,14 +35,17 @@ def _wide(x):
     "Half precision is for products; scores and softmax are taken in float32"
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
+
 def _hide(q, k, v, observed):
     "One more coordinate, in which a masked session is far away; its value is zero"
-    if observed is None: return q, k, v
+    if observed is None:
+        return q, k, v
     gone = ~observed[:, None, :, None]
     far = max(MASKED, torch.finfo(k.dtype).min / 2)
     away = gone.to(k).expand(*k.shape[:3], 1) * far
     k = torch.cat([k.masked_fill(gone, 0), away], -1)
     return torch.cat([q, torch.ones_like(q[..., :1])], -1), k, v.masked_fill(gone, 0)
+
 
 def _slices(sizes, past, window):
     "For each block of queries: where it starts and ends, its first key, the blocks of keys"
@@ -51,6 +55,7 @@ def _slices(sizes, past, window):
         j = next(j for j in range(i + 1) if ends[j] > start - window + 1)
         yield start, ends[i], ends[j] - sizes[j], slice(j, i + 1)
 
+
 def _ages(q, before, n):
     "Sessions between each of `n` queries and each key, from `before` sessions ago on (i, j)"
     t = torch.arange(-before, n, device=q.device, dtype=_wide(q[:0]).dtype)
@@ -58,35 +63,40 @@ def _ages(q, before, n):
 
 # %% ../nbs/03_attention.ipynb #0ba0f2cc
 def available_lags(
-    lags:Tensor, # permutation of all lags of the window (..., w)
-    seen:Tensor, # lags that a row can see (..., 1)
-)->Tensor: # (..., w); its first `seen` entries are a permutation of range(seen)
+    lags: Tensor,  # permutation of all lags of the window (..., w)
+    seen: Tensor,  # lags that a row can see (..., 1)
+) -> Tensor:  # (..., w); its first `seen` entries are a permutation of range(seen)
     "The permutation of the lags that are there, in the order of the whole one"
     order = (lags >= seen).long().argsort(dim=-1, stable=True)
     return lags.expand_as(order).gather(-1, order)
 
+
 def _moved(A, age, lags, first):
     "The weight of lag i, applied to the value of lag P(i): weights (b, head, i, j)"
-    if lags is None: return A
+    if lags is None:
+        return A
     w, age = len(lags), age.long()
-    row = first + torch.arange(len(age), device=age.device)[:, None]                    # (i, 1)
-    source = available_lags(lags, (row + 1).clamp_max(w)).argsort(-1)                   # (i, w)
-    source = source.gather(1, age.clamp(0, w - 1)).where((age >= 0) & (age < w), age)   # (i, j)
+    row = first + torch.arange(len(age), device=age.device)[:, None]  # (i, 1)
+    source = available_lags(lags, (row + 1).clamp_max(w)).argsort(-1)  # (i, w)
+    source = source.gather(1, age.clamp(0, w - 1)).where((age >= 0) & (age < w), age)  # (i, j)
     column = torch.arange(age.shape[1], device=age.device) + age - source
     return A.gather(-1, column.expand_as(A))
 
 # %% ../nbs/03_attention.ipynb #7e9e7eb5
 def windowed_attention(
-    q:Tensor, # queries, scaled (b, head, l, p)
-    k:Tensor, # keys of the last `l` sessions and any before them (b, head, past + l, p)
-    v:Tensor, # values of the same sessions
-    slope:Tensor|None, # loss of score over one window of age (head,); None = age is free
-    window:int, # sessions a query can see, itself included
-    observed:Tensor|None=None, # sessions that may be seen (b, past + l); None = all
-    block:int=63, # queries handled at once
-    lags:Tensor|None=None, # permutation of range(window): weights go to other sessions; a control
-    first:Tensor|int|None=None, # number of the first query's session, for `lags`; None = past
-)->Tensor: # memory (b, head, l, p)
+    q: Tensor,  # queries, scaled (b, head, l, p)
+    k: Tensor,  # keys of the last `l` sessions and any before them (b, head, past + l, p)
+    v: Tensor,  # values of the same sessions
+    slope: Tensor | None,  # loss of score over one window of age (head,); None = age is free
+    window: int,  # sessions a query can see, itself included
+    observed: Tensor | None = None,  # sessions that may be seen (b, past + l); None = all
+    block: int = 63,  # queries handled at once
+    lags: Tensor
+    | None = None,  # permutation of range(window): weights go to other sessions; a control
+    first: Tensor
+    | int
+    | None = None,  # number of the first query's session, for `lags`; None = past
+) -> Tensor:  # memory (b, head, l, p)
     "Causal attention over a window, in blocks of queries with sliced keys"
     l, past = q.shape[2], k.shape[2] - q.shape[2]
     number = 0 if first is None else first - past
@@ -97,37 +107,39 @@ def windowed_attention(
         if (shape := (start - near, end - start)) not in tables:
             age = _ages(q, *shape)
             tables[shape] = age, lag_bias(age, slope, window)
-        age, bias = tables[shape]                               # (i, j), (head, i, j)
-        S = _wide(q_i @ torch.cat(ks[at], 2).mT).add_(bias)     # (b, head, i, j)
+        age, bias = tables[shape]  # (i, j), (head, i, j)
+        S = _wide(q_i @ torch.cat(ks[at], 2).mT).add_(bias)  # (b, head, i, j)
         A = _moved(S.softmax(-1), age, lags, number + start)
-        out.append(A.to(v) @ torch.cat(vs[at], 2))              # (b, head, i, p)
+        out.append(A.to(v) @ torch.cat(vs[at], 2))  # (b, head, i, p)
     return torch.cat(out, 2)
 
 # %% ../nbs/03_attention.ipynb #94130583
 def attention_map(
-    q:Tensor, # queries, scaled (b, head, l, p)
-    k:Tensor, # keys (b, head, l, p)
-    slope:Tensor|None, # loss of score over one window of age (head,); None = age is free
-    window:Tensor|int, # sessions a head can see, today included (head,)
-    observed:Tensor|None=None, # sessions that may be seen (b, l); None = all
-    lags:Tensor|None=None, # permutation of range(window): weights go to other sessions
-)->Tensor: # weights (b, head, l, l); rows sum to one, or to zero where nothing can be seen
+    q: Tensor,  # queries, scaled (b, head, l, p)
+    k: Tensor,  # keys (b, head, l, p)
+    slope: Tensor | None,  # loss of score over one window of age (head,); None = age is free
+    window: Tensor | int,  # sessions a head can see, today included (head,)
+    observed: Tensor | None = None,  # sessions that may be seen (b, l); None = all
+    lags: Tensor | None = None,  # permutation of range(window): weights go to other sessions
+) -> Tensor:  # weights (b, head, l, l); rows sum to one, or to zero where nothing can be seen
     "Every weight of every session on every other: O(l²), to look at"
-    age = _ages(q, 0, q.shape[2])                           # (l, l)
-    bias = lag_bias(age, slope, window)                     # (head, l, l)
+    age = _ages(q, 0, q.shape[2])  # (l, l)
+    bias = lag_bias(age, slope, window)  # (head, l, l)
     S = _wide(q @ k.mT) + bias
     seen = (bias > UNSEEN).expand_as(S)
-    if observed is not None: seen = seen & observed[:, None, None]
+    if observed is not None:
+        seen = seen & observed[:, None, None]
     A = S.masked_fill(~seen, UNSEEN).softmax(-1) * seen.any(-1, keepdim=True)
-    if lags is None: return A
+    if lags is None:
+        return A
     A = _moved(A, age, lags, 0)
     return A if observed is None else A * observed[:, None, None]
 
 # %% ../nbs/03_attention.ipynb #413d1277
 def session_angles(
-    sessions:Tensor, # numbers of the sessions, whole (l,)
-    p:int, # width of a head, even
-)->Tensor: # reduced to one turn, in float64 (l, p / 2)
+    sessions: Tensor,  # numbers of the sessions, whole (l,)
+    p: int,  # width of a head, even
+) -> Tensor:  # reduced to one turn, in float64 (l, p / 2)
     "Angle of each pair of coordinates at each session (Su et al., 2021)"
     pair = torch.arange(0, p, 2, device=sessions.device, dtype=torch.float64)
     theta = (pair * (-math.log(10_000) / p)).exp()
@@ -135,9 +147,9 @@ def session_angles(
 
 # %% ../nbs/03_attention.ipynb #814c2684
 def rotate(
-    x:Tensor, # queries or keys (b, head, l, p)
-    angle:Tensor, # of each pair of coordinates (l, p / 2)
-)->Tensor: # the same lengths, other directions
+    x: Tensor,  # queries or keys (b, head, l, p)
+    angle: Tensor,  # of each pair of coordinates (l, p / 2)
+) -> Tensor:  # the same lengths, other directions
     "Turn coordinate i against coordinate i + p / 2"
     angle = angle.to(_wide(x[:0]).dtype)
     cos, sin = angle.cos().to(x), angle.sin().to(x)
@@ -147,12 +159,13 @@ def rotate(
 # %% ../nbs/03_attention.ipynb #3f1eb34a
 class AttentionCache(NamedTuple):
     "The last `W` sessions of keys and values in a ring; session t has slot t mod W"
-    keys: Tensor      # (b, kv_head, W, p)
-    values: Tensor    # (b, kv_head, W, p), zero where masked
+
+    keys: Tensor  # (b, kv_head, W, p)
+    values: Tensor  # (b, kv_head, W, p), zero where masked
     observed: Tensor  # (b, W) False = empty slot or masked session
     sessions: Tensor  # (1,) sessions seen so far
 
-    def ordered(self)->tuple[Tensor, Tensor, Tensor]: # keys, values, observed
+    def ordered(self) -> tuple[Tensor, Tensor, Tensor]:  # keys, values, observed
         "From the oldest session to the newest"
         return self._turned(self.sessions)
 
@@ -160,44 +173,59 @@ class AttentionCache(NamedTuple):
         i = (by + torch.arange(self.observed.shape[1], device=by.device)) % self.observed.shape[1]
         return self.keys[:, :, i], self.values[:, :, i], self.observed[:, i]
 
-    def push(self,
-        k:Tensor, # key of one session (b, kv_head, 1, p)
-        v:Tensor, # its value
-        observed:Tensor, # whether it may be seen (b, 1)
-    )->'AttentionCache': # a new cache; this one stays as it was
+    def push(
+        self,
+        k: Tensor,  # key of one session (b, kv_head, 1, p)
+        v: Tensor,  # its value
+        observed: Tensor,  # whether it may be seen (b, 1)
+    ) -> "AttentionCache":  # a new cache; this one stays as it was
         "The cache after one more session"
         slot = self.sessions % self.observed.shape[1]
-        return AttentionCache(self.keys.index_copy(2, slot, k),
-                              self.values.index_copy(2, slot, v),
-                              self.observed.index_copy(1, slot, observed), self.sessions + 1)
+        return AttentionCache(
+            self.keys.index_copy(2, slot, k),
+            self.values.index_copy(2, slot, v),
+            self.observed.index_copy(1, slot, observed),
+            self.sessions + 1,
+        )
 
 # %% ../nbs/03_attention.ipynb #6091214f
 WINDOWS = 21, 63, 252, 252  # sessions: a month, a quarter, a year, a year
-POSITIONS = 'alibi', 'rotary'
-CONTROLS = 'shuffled', 'frozen', 'no_memory'
+POSITIONS = "alibi", "rotary"
+CONTROLS = "shuffled", "frozen", "no_memory"
+
 
 def _check_windows(dim, num_heads, windows):
-    if dim < 1: raise ConfigError(f'dim={dim}; give a width of at least 1')
+    if dim < 1:
+        raise ConfigError(f"dim={dim}; give a width of at least 1")
     if num_heads < 1 or dim % num_heads:
-        raise ConfigError(f'num_heads={num_heads} does not divide dim={dim}; '
-                          f'choose one of {[h for h in range(1, dim + 1) if dim % h == 0]}')
+        raise ConfigError(
+            f"num_heads={num_heads} does not divide dim={dim}; "
+            f"choose one of {[h for h in range(1, dim + 1) if dim % h == 0]}"
+        )
     windows = list(islice(cycle(WINDOWS), num_heads)) if windows is None else list(windows)
     if len(windows) != num_heads or any(w != int(w) or w < 1 for w in windows):
-        raise ConfigError(f'windows={windows} for {num_heads} heads; '
-                          'give one whole number of sessions, at least 1, per head')
+        raise ConfigError(
+            f"windows={windows} for {num_heads} heads; "
+            "give one whole number of sessions, at least 1, per head"
+        )
     return sorted(int(w) for w in windows)
+
 
 def _check_kinds(p, num_heads, kv_heads, positions, control):
     if kv_heads < 1 or num_heads % kv_heads:
-        raise ConfigError(f'kv_heads={kv_heads} does not divide num_heads={num_heads}; choose one '
-                          f'of {[h for h in range(1, num_heads + 1) if num_heads % h == 0]}')
+        raise ConfigError(
+            f"kv_heads={kv_heads} does not divide num_heads={num_heads}; choose one "
+            f"of {[h for h in range(1, num_heads + 1) if num_heads % h == 0]}"
+        )
     known = dict(positions=(positions, POSITIONS), control=(control, (None, *CONTROLS)))
     for name, (given, choices) in known.items():
         if given not in choices:
-            raise ConfigError(f'{name}={given!r} is unknown; choose one of {choices}')
-    if positions == 'rotary' and p % 2:
-        raise ConfigError(f"positions='rotary' turns pairs of coordinates, a head has {p}; "
-                          'give an even dim / num_heads')
+            raise ConfigError(f"{name}={given!r} is unknown; choose one of {choices}")
+    if positions == "rotary" and p % 2:
+        raise ConfigError(
+            f"positions='rotary' turns pairs of coordinates, a head has {p}; "
+            "give an even dim / num_heads"
+        )
 
 # %% ../nbs/03_attention.ipynb #8522e0ac
 def _fixed_lags(windows):
@@ -211,6 +239,7 @@ def _fixed_lags(windows):
 # %% ../nbs/03_attention.ipynb #2e8bdfac
 class _Sized(nn.Module):
     "Parameters, and whole numbers that go where they go; heads ordered by window"
+
     def __init__(self, dim, num_heads, windows, kv_heads, positions, control):
         super().__init__()
         self.windows, self.num_heads = _check_windows(dim, num_heads, windows), num_heads
@@ -219,40 +248,47 @@ class _Sized(nn.Module):
         _check_kinds(self.width, num_heads, self.kv_heads, positions, control)
         self.sizes = [heads * self.width for heads in (num_heads, self.kv_heads, self.kv_heads)]
         self.qkv = nn.Linear(dim, sum(self.sizes))
-        self.slope = nn.Parameter(torch.ones(num_heads)) if positions == 'alibi' else None
+        self.slope = nn.Parameter(torch.ones(num_heads)) if positions == "alibi" else None
         fixed = dict(window=torch.tensor(self.windows), slots=torch.arange(self.windows[-1]))
-        fixed['lags'] = _fixed_lags(self.windows) if control == 'shuffled' else None
-        for name, numbers in fixed.items(): self.register_buffer(name, numbers, persistent=False)
+        fixed["lags"] = _fixed_lags(self.windows) if control == "shuffled" else None
+        for name, numbers in fixed.items():
+            self.register_buffer(name, numbers, persistent=False)
 
 # %% ../nbs/03_attention.ipynb #e57c534c
 class _Projected(_Sized):
     "What is asked, what it is compared with, and what is brought back"
+
     def project(self, u, first=0):
         "Queries (b, head, l, p), keys and values (b, kv_head, l, p) of sessions from `first` on"
         shape = *u.shape[:2], -1, self.width
-        q, k, v = (x.reshape(shape).transpose(1, 2).contiguous()
-                   for x in self.qkv(u).split(self.sizes, -1))
-        q = q * self.width ** -.5
-        if self.positions == 'alibi': return q, k, v
+        q, k, v = (
+            x.reshape(shape).transpose(1, 2).contiguous() for x in self.qkv(u).split(self.sizes, -1)
+        )
+        q = q * self.width**-0.5
+        if self.positions == "alibi":
+            return q, k, v
         angle = session_angles(first + torch.arange(u.shape[1], device=u.device), self.width)
         return rotate(q, angle), rotate(k, angle), v
 
 # %% ../nbs/03_attention.ipynb #7b521d10
 class _Shared(_Projected):
     "What one head's keys serve, and what a control leaves of a question"
+
     def _per_head(self, x):
         shared = self.num_heads // self.kv_heads
         return x if shared == 1 else x.repeat_interleave(shared, 1)
 
-    def _own(self, v): return self._per_head(v).transpose(1, 2).flatten(2)  # (b, l, d)
+    def _own(self, v):
+        return self._per_head(v).transpose(1, 2).flatten(2)  # (b, l, d)
 
     def _asked(self, q):
         "Queries and slopes as the control leaves them"
-        return (torch.zeros_like(q), None) if self.control == 'frozen' else (q, self.slope)
+        return (torch.zeros_like(q), None) if self.control == "frozen" else (q, self.slope)
 
 # %% ../nbs/03_attention.ipynb #af613064
 class _Reading(_Shared):
     "Many sessions at once, in blocks"
+
     def _by_window(self, q, *kv):
         "Heads of one window together: queries, keys ..., slopes, window, lags"
         windows = sorted(set(self.windows))
@@ -265,14 +301,18 @@ class _Reading(_Shared):
         return zip(*heads, slopes, windows, lags)
 
     def _blocks(self, q, k, v, observed, first=0):
-        if self.control == 'no_memory': return self._own(v[:, :, -q.shape[2]:])
-        m = [windowed_attention(*qkv, slope, w, observed, lags=lags, first=first)
-             for *qkv, slope, w, lags in self._by_window(q, k, v)]
+        if self.control == "no_memory":
+            return self._own(v[:, :, -q.shape[2] :])
+        m = [
+            windowed_attention(*qkv, slope, w, observed, lags=lags, first=first)
+            for *qkv, slope, w, lags in self._by_window(q, k, v)
+        ]
         return torch.cat(m, 1).transpose(1, 2).flatten(2)  # (b, l, d)
 
 # %% ../nbs/03_attention.ipynb #bcfed06f
 class _Extended(_Reading):
     "Some sessions after a stored past"
+
     def _extend(self, q, k, v, observed, cache):
         past, W = cache.ordered(), self.windows[-1]
         k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
@@ -284,6 +324,7 @@ class _Extended(_Reading):
 # %% ../nbs/03_attention.ipynb #e57b1032
 class _BySlot(_Extended):
     "What the step needs to know of every slot of the ring"
+
     def _slots(self, age, cache):
         "Shuffled: the slot whose value takes the weight of each slot (head, W)"
         seen = torch.minimum(self.window, cache.sessions + 1)[:, None]
@@ -299,7 +340,8 @@ class _BySlot(_Extended):
 # %% ../nbs/03_attention.ipynb #05d406a1
 class _Streaming(_BySlot):
     "One session from the ring, which begins empty"
-    def init_cache(self, batch_size:int)->AttentionCache: # empty ring
+
+    def init_cache(self, batch_size: int) -> AttentionCache:  # empty ring
         "The ring before the first session"
         W, weight = self.windows[-1], self.qkv.weight
         keys, values = weight.new_zeros(2, batch_size, self.kv_heads, W, self.width)
@@ -308,7 +350,8 @@ class _Streaming(_BySlot):
 
     def _step(self, q, k, v, observed, cache):
         ring, W = cache.push(k, v, observed), self.windows[-1]
-        if self.control == 'no_memory': return self._own(v), ring
+        if self.control == "no_memory":
+            return self._own(v), ring
         age = (cache.sessions - self.slots) % W
         (q, slope), keys, values = self._asked(q), ring.keys, ring.values
         if self.lags is not None:
@@ -318,43 +361,56 @@ class _Streaming(_BySlot):
         q, keys, values = map(_wide, (q.view(len(q), keys.shape[1], -1, self.width), keys, values))
         bias = self._bias(age.to(q), slope).view(*q.shape[1:3], W)
         bias = torch.where(ring.observed[:, None, None], bias, MASKED)  # (b, kv_head, group, W)
-        m = F.scaled_dot_product_attention(q, keys, values, bias, scale=1.)
+        m = F.scaled_dot_product_attention(q, keys, values, bias, scale=1.0)
         return m.to(k).flatten(1)[:, None], ring  # (b, 1, d)
 
 # %% ../nbs/03_attention.ipynb #155ba1dd
 def _check_observed(u, observed):
-    if observed is None: return
+    if observed is None:
+        return
     if observed.dtype != torch.bool or observed.shape != u.shape[:2]:
-        raise ModelInputError(f'observed is {observed.dtype} of shape {tuple(observed.shape)}; '
-                              f'give a bool tensor of shape {tuple(u.shape[:2])}')
+        raise ModelInputError(
+            f"observed is {observed.dtype} of shape {tuple(observed.shape)}; "
+            f"give a bool tensor of shape {tuple(u.shape[:2])}"
+        )
 
 # %% ../nbs/03_attention.ipynb #253001e8
 class WindowedAttention(_Streaming):
     "Causal attention with one window per head, in blocks or one session at a time"
-    def __init__(self,
-        dim:int, # width d of input and memory
-        num_heads:int=4, # heads
-        windows:tuple|None=None, # sessions each head can see; None = 21, 63, 252, 252, in a cycle
-        kv_heads:int|None=None, # heads of keys and values, a divisor of num_heads; None = as many
-        positions:str='alibi', # 'alibi' = age costs linearly, 'rotary' = age turns q and k
-        control:str|None=None, # 'shuffled', 'frozen', 'no_memory': less memory, equal parameters
-    ): super().__init__(dim, num_heads, windows, kv_heads, positions, control)
 
-    def maps(self, u:Tensor, observed:Tensor|None=None)->Tensor: # (b, head, l, l)
+    def __init__(
+        self,
+        dim: int,  # width d of input and memory
+        num_heads: int = 4,  # heads
+        windows: tuple
+        | None = None,  # sessions each head can see; None = 21, 63, 252, 252, in a cycle
+        kv_heads: int
+        | None = None,  # heads of keys and values, a divisor of num_heads; None = as many
+        positions: str = "alibi",  # 'alibi' = age costs linearly, 'rotary' = age turns q and k
+        control: str
+        | None = None,  # 'shuffled', 'frozen', 'no_memory': less memory, equal parameters
+    ):
+        super().__init__(dim, num_heads, windows, kv_heads, positions, control)
+
+    def maps(self, u: Tensor, observed: Tensor | None = None) -> Tensor:  # (b, head, l, l)
         "The weight of every session on the value of every other, to look at"
         q, k, v = self.project(u)
-        if self.control == 'no_memory':
+        if self.control == "no_memory":
             own = torch.eye(u.shape[1]).to(v).expand(*q.shape[:2], -1, -1)
             return own if observed is None else own * observed[:, None, None]
         groups = self._by_window(q, k)
-        return torch.cat([attention_map(*qk, slope, w, observed, lags)
-                          for *qk, slope, w, lags in groups], 1)
+        return torch.cat(
+            [attention_map(*qk, slope, w, observed, lags) for *qk, slope, w, lags in groups], 1
+        )
 
     def forward(self, u, observed=None, cache=None):
         "Memory (b, l, d) and the next cache (None without one)"
         _check_observed(u, observed)
         q, k, v = self.project(u, 0 if cache is None else cache.sessions)
-        if observed is not None: v = v.masked_fill(~observed[:, None, :, None], 0)
-        if cache is None: return self._blocks(q, k, v, observed), None
-        if observed is None: observed = torch.ones(u.shape[:2], dtype=torch.bool, device=u.device)
+        if observed is not None:
+            v = v.masked_fill(~observed[:, None, :, None], 0)
+        if cache is None:
+            return self._blocks(q, k, v, observed), None
+        if observed is None:
+            observed = torch.ones(u.shape[:2], dtype=torch.bool, device=u.device)
         return (self._step if u.shape[1] == 1 else self._extend)(q, k, v, observed, cache)

@@ -14,25 +14,42 @@ import numpy as np
 import pandas as pd
 
 from .costs import cost_of, roll_cost
-from .data import (DAYS_PER_YEAR, Bars, Costs, DataError, check_one_currency,
-                             instrument_costs, nearest, parse_day, periods_per_year)
+from hybrid_ssm.data import (
+    DAYS_PER_YEAR,
+    Bars,
+    Costs,
+    DataError,
+    check_one_currency,
+    instrument_costs,
+    did_you_mean,
+    parse_day,
+    periods_per_year,
+)
 
 # %% ../nbs/06_backtest.ipynb #4e1baac9
 def _weight_frame(weights, bars):
     if not isinstance(bars, Bars):
-        raise DataError(f"bars are a {type(bars).__name__}, not Bars: a table of closes becomes "
-                        "Bars(close) (hybrid_ssm.data), with costs=... given to backtest")
+        raise DataError(
+            f"bars are a {type(bars).__name__}, not Bars: a table of closes becomes "
+            "Bars(close) (hybrid_ssm.data), with costs=... given to backtest"
+        )
     if isinstance(weights, pd.Series) and not isinstance(weights.index, pd.MultiIndex):
         if weights.name not in bars.symbols:
-            raise DataError(f"weights are a Series named {weights.name!r}, which is no symbol of "
-                            f"the bars: weights.rename('{bars.symbols[0]}') says whose they are")
+            raise DataError(
+                f"weights are a Series named {weights.name!r}, which is no symbol of "
+                f"the bars: weights.rename('{bars.symbols[0]}') says whose they are"
+            )
         return weights.to_frame()
     if not isinstance(weights, (pd.DataFrame, pd.Series)):
-        raise DataError(f"weights are a {type(weights).__name__}: give a DataFrame, sessions x "
-                        "symbols, e.g. pd.DataFrame(weights, bars.sessions, bars.symbols)")
+        raise DataError(
+            f"weights are a {type(weights).__name__}: give a DataFrame, sessions x "
+            "symbols, e.g. pd.DataFrame(weights, bars.sessions, bars.symbols)"
+        )
     if isinstance(weights.index, pd.MultiIndex) or isinstance(weights.columns, pd.MultiIndex):
-        raise DataError("weights have an index of several levels: one row per session and one "
-                        "column per symbol, e.g. weights['weight'].unstack('symbol')")
+        raise DataError(
+            "weights have an index of several levels: one row per session and one "
+            "column per symbol, e.g. weights['weight'].unstack('symbol')"
+        )
     return weights
 
 
@@ -41,32 +58,48 @@ def _check_symbols(names, bars):
         raise DataError("weights have no column: give one per symbol")
     for name in names:
         if not isinstance(name, str):
-            raise DataError(f"weights have a column {name!r} ({type(name).__name__}), no symbol: "
-                            "weights.set_axis([...], axis=1) with names of the bars, such as "
-                            f"'{bars.symbols[0]}'", value=name)
+            raise DataError(
+                f"weights have a column {name!r} ({type(name).__name__}), no symbol: "
+                "weights.set_axis([...], axis=1) with names of the bars, such as "
+                f"'{bars.symbols[0]}'",
+                value=name,
+            )
         if name not in bars.symbols:
-            raise DataError(f"weights name '{name}', which the bars do not have: "
-                            f"{nearest(name, bars.symbols)}", symbol=name)
+            raise DataError(
+                f"weights name '{name}', which the bars do not have: {nearest(name, bars.symbols)}",
+                symbol=name,
+            )
     for name in names[names.duplicated()]:
-        raise DataError(f"weights have several columns '{name}': keep one, or add them up with "
-                        "weights.T.groupby(level=0).sum().T", symbol=name)
+        raise DataError(
+            f"weights have several columns '{name}': keep one, or add them up with "
+            "weights.T.groupby(level=0).sum().T",
+            symbol=name,
+        )
 
 # %% ../nbs/06_backtest.ipynb #ba6fe795
 def _undated(index):
     if isinstance(index, pd.PeriodIndex):
         if index.freqstr == "D":
             return "are dated by periods: weights.set_axis(weights.index.to_timestamp())"
-        return (f"are dated by periods such as {index[0]}, not by the session that decides: for "
-                "its last one, weights.set_axis(pd.Series(bars.sessions).groupby("
-                f"bars.sessions.to_period('{index.freqstr}')).max()[weights.index])")
+        return (
+            f"are dated by periods such as {index[0]}, not by the session that decides: for "
+            "its last one, weights.set_axis(pd.Series(bars.sessions).groupby("
+            f"bars.sessions.to_period('{index.freqstr}')).max()[weights.index])"
+        )
     if pd.api.types.is_numeric_dtype(index):
         if index.min() > 19000000:
-            return (f"have numbers such as {index[0]} for dates: "
-                    "weights.set_axis(pd.to_datetime(weights.index.astype(str)))")
-        return ("are numbered, not dated: if the rows are the sessions of the bars, "
-                "weights.set_axis(bars.sessions)")
-    return (f"are dated by text or objects ({index[0]!r}): "
-            "weights.set_axis(pd.to_datetime(weights.index))")
+            return (
+                f"have numbers such as {index[0]} for dates: "
+                "weights.set_axis(pd.to_datetime(weights.index.astype(str)))"
+            )
+        return (
+            "are numbered, not dated: if the rows are the sessions of the bars, "
+            "weights.set_axis(bars.sessions)"
+        )
+    return (
+        f"are dated by text or objects ({index[0]!r}): "
+        "weights.set_axis(pd.to_datetime(weights.index))"
+    )
 
 
 def _date_fault(index):
@@ -78,11 +111,15 @@ def _date_fault(index):
         return f"have the time zone {index.tz}, sessions have none: weights.tz_localize(None)"
     timed = index[index != index.normalize()]
     if len(timed):
-        return (f"have a time of day, {timed[0]}, sessions have none: "
-                "weights.set_axis(weights.index.normalize())")
+        return (
+            f"have a time of day, {timed[0]}, sessions have none: "
+            "weights.set_axis(weights.index.normalize())"
+        )
     if index.has_duplicates:
-        return (f"have several rows for {index[index.duplicated()][0]:%Y-%m-%d}: keep one, e.g. "
-                "weights[~weights.index.duplicated(keep='last')]")
+        return (
+            f"have several rows for {index[index.duplicated()][0]:%Y-%m-%d}: keep one, e.g. "
+            "weights[~weights.index.duplicated(keep='last')]"
+        )
     if not index.is_monotonic_increasing:
         late = index[1:][index[1:] < index[:-1]][0]
         return f"are not in order, {late:%Y-%m-%d} follows a later date: weights.sort_index()"
@@ -95,73 +132,106 @@ def _rows(index, bars, rebalance):
         raise DataError(f"weights {fault}", column="date")
     where = bars.sessions.get_indexer(index)
     if (where < 0).any():
-        raise DataError(f"weights have a row for {index[where < 0][0]:%Y-%m-%d}, which is no "
-                        f"session of the bars ({bars.sessions[0]:%Y-%m-%d} to "
-                        f"{bars.sessions[-1]:%Y-%m-%d}): date a row by the session that decides it")
+        raise DataError(
+            f"weights have a row for {index[where < 0][0]:%Y-%m-%d}, which is no "
+            f"session of the bars ({bars.sessions[0]:%Y-%m-%d} to "
+            f"{bars.sessions[-1]:%Y-%m-%d}): date a row by the session that decides it"
+        )
     holes = np.flatnonzero(np.diff(where) != 1)
     if rebalance == "session" and len(holes):
         hole = bars.sessions[where[holes[0]] + 1]
-        raise DataError(f"weights have no row for session {hole:%Y-%m-%d}, and every session is "
-                        "traded: rebalance='given' trades at the dates given and holds the units "
-                        "in between, rebalance='month' at the last session of each month")
+        raise DataError(
+            f"weights have no row for session {hole:%Y-%m-%d}, and every session is "
+            "traded: rebalance='given' trades at the dates given and holds the units "
+            "in between, rebalance='month' at the last session of each month"
+        )
     return where
 
 
 def _values(weights):
     for name, kind in weights.dtypes.items():
         if not pd.api.types.is_numeric_dtype(kind):
-            raise DataError(f"weights of '{name}' are of type {kind}, not numbers: "
-                            "weights.astype(float)", symbol=name)
+            raise DataError(
+                f"weights of '{name}' are of type {kind}, not numbers: weights.astype(float)",
+                symbol=name,
+            )
     values = weights.to_numpy(dtype=float, na_value=np.nan)
     for t, i in np.argwhere(~np.isfinite(values))[:1]:
-        raise DataError(f"weight of '{weights.columns[i]}' on {weights.index[t]:%Y-%m-%d} is "
-                        f"{values[t, i]}: a target must be a number; write 0 for flat",
-                        symbol=weights.columns[i], session=weights.index[t], value=values[t, i])
+        raise DataError(
+            f"weight of '{weights.columns[i]}' on {weights.index[t]:%Y-%m-%d} is "
+            f"{values[t, i]}: a target must be a number; write 0 for flat",
+            symbol=weights.columns[i],
+            session=weights.index[t],
+            value=values[t, i],
+        )
     return values
 
 # %% ../nbs/06_backtest.ipynb #eb0173c1
 def _check_closes(bars, names, close):
     if bars.excess is None:
         for t, i in np.argwhere((close == 0) | np.isinf(close))[:1]:
-            raise DataError(f"the price of '{names[i]}' on {bars.sessions[t]:%Y-%m-%d} is "
-                            f"{close[t, i]:g}, from which no return can be counted: leave the row "
-                            "out, and where a listing ended worthless give its delisting and "
-                            "delisting_return = -1", symbol=names[i], session=bars.sessions[t],
-                            column="close", value=close[t, i])
+            raise DataError(
+                f"the price of '{names[i]}' on {bars.sessions[t]:%Y-%m-%d} is "
+                f"{close[t, i]:g}, from which no return can be counted: leave the row "
+                "out, and where a listing ended worthless give its delisting and "
+                "delisting_return = -1",
+                symbol=names[i],
+                session=bars.sessions[t],
+                column="close",
+                value=close[t, i],
+            )
         return
     seen = close == close
     gap = seen & (np.cumsum(seen, axis=0) > 1) & bars.excess[names].isna().to_numpy()
     for t, i in np.argwhere(gap)[:1]:
-        raise DataError(f"'{names[i]}' has a price but no return on {bars.sessions[t]:%Y-%m-%d}: "
-                        "a hole in given returns (excess) is not a return of 0",
-                        symbol=names[i], session=bars.sessions[t], column="excess")
+        raise DataError(
+            f"'{names[i]}' has a price but no return on {bars.sessions[t]:%Y-%m-%d}: "
+            "a hole in given returns (excess) is not a return of 0",
+            symbol=names[i],
+            session=bars.sessions[t],
+            column="excess",
+        )
 
 
 def _check_opens(bars, names, wanted, open_, close):
     remedy = "use 'next_close'"
     if bars.excess is not None:
-        raise DataError("fill='next_open' needs unadjusted opening prices; these bars have given "
-                        f"returns (back-adjusted): {remedy}")
+        raise DataError(
+            "fill='next_open' needs unadjusted opening prices; these bars have given "
+            f"returns (back-adjusted): {remedy}"
+        )
     for i, name in enumerate(names):
         if not wanted[i] or np.isnan(close[:, i]).all():
             continue
         if np.isnan(open_[:, i]).all():
-            raise DataError(f"fill='next_open' needs opening prices, and '{name}' has none in "
-                            f"the sessions of the weights: {remedy}", symbol=name, column="open")
+            raise DataError(
+                f"fill='next_open' needs opening prices, and '{name}' has none in "
+                f"the sessions of the weights: {remedy}",
+                symbol=name,
+                column="open",
+            )
         low = np.fmin(open_[:, i], close[:, i])
         if bars.instruments.at[name, "allow_negative"] or (low <= 0).any():
-            raise DataError("fill='next_open' needs positive prices, to split a return at the "
-                            f"open; those of '{name}' can be negative (allow_negative; lowest "
-                            f"{np.nanmin(low):g}): {remedy}", symbol=name, column="open")
+            raise DataError(
+                "fill='next_open' needs positive prices, to split a return at the "
+                f"open; those of '{name}' can be negative (allow_negative; lowest "
+                f"{np.nanmin(low):g}): {remedy}",
+                symbol=name,
+                column="open",
+            )
         apart = np.abs(np.log(close[:, i] / open_[:, i]))
-        if (apart == apart).sum() >= 20 and np.nanmedian(apart) > .2:
-            raise DataError(f"the opens of '{name}' are typically {np.nanmedian(apart):.0%} away "
-                            f"from its closes: adjust both for splits and dividends, or {remedy}",
-                            symbol=name, column="open")
+        if (apart == apart).sum() >= 20 and np.nanmedian(apart) > 0.2:
+            raise DataError(
+                f"the opens of '{name}' are typically {np.nanmedian(apart):.0%} away "
+                f"from its closes: adjust both for splits and dividends, or {remedy}",
+                symbol=name,
+                column="open",
+            )
 
 # %% ../nbs/06_backtest.ipynb #59d7f60d
 class _Tape(NamedTuple):
     "What the loop reads: arrays of sessions x symbols, where nothing else is said."
+
     before: np.ndarray  # return up to the fill
     after: np.ndarray  # return from the fill to the close
     grown: np.ndarray  # notional at the fill / notional at the last close, of the same units
@@ -179,21 +249,22 @@ class _Tape(NamedTuple):
 def _moves(bars, names, span, close, fill, wanted):
     "Returns before and after the fill, growth of the notional, and the prices to fill at."
     returns = bars.returns[names].to_numpy(dtype=float)[span]
-    returns = np.where(returns == returns, returns, 0.)
+    returns = np.where(returns == returns, returns, 0.0)
     grown, priced = np.abs(1 + returns), (close == close)[span]
     if bars.excess is None and (close <= 0).any():  # below zero a unit grows as its price falls
         level = bars.close[names].ffill().abs()
-        grown = (level / level.shift()).fillna(1.).to_numpy()[span]
+        grown = (level / level.shift()).fillna(1.0).to_numpy()[span]
     still = np.zeros_like(returns)
     if fill != "next_open":
         return returns, still, grown, still + 1, priced
     if bars.open is None:
-        raise DataError("fill='next_open' needs opening prices, which these bars do not have: "
-                        "use 'next_close'")
+        raise DataError(
+            "fill='next_open' needs opening prices, which these bars do not have: use 'next_close'"
+        )
     open_, close = bars.open[names].to_numpy(dtype=float)[span], close[span]
     _check_opens(bars, names, wanted, open_, close)
     after = close / open_
-    priced, after = after == after, np.where(after == after, after, 1.)
+    priced, after = after == after, np.where(after == after, after, 1.0)
     return grown / after - 1, after - 1, grown / after, after, priced
 
 # %% ../nbs/06_backtest.ipynb #d5cad9ad
@@ -204,8 +275,12 @@ def _per_symbol(given, names, column):
     raw = pd.Series(given, dtype=object).reindex(names)
     number = pd.to_numeric(raw, errors="coerce").astype(float)
     for name in names[(number.isna() & raw.notna()).to_numpy()]:
-        raise DataError(f"{column} of '{name}' is {raw[name]!r}, not a number: write a fraction "
-                        "such as .01", symbol=name, column=column, value=raw[name])
+        raise DataError(
+            f"{column} of '{name}' is {raw[name]!r}, not a number: write a fraction such as .01",
+            symbol=name,
+            column=column,
+            value=raw[name],
+        )
     return number
 
 
@@ -216,8 +291,13 @@ def _delisting_returns(bars, names, given):
     named = isinstance(given, (Mapping, pd.Series))  # one number is only for those not stated
     stated = own.fillna(table) if named else table.fillna(own)
     for name in names[((stated < -1) | (stated == np.inf)).to_numpy()]:
-        raise DataError(f"{column} of '{name}' is {stated[name]:g}: give a fraction of -1 or more, "
-                        "-.3 is a loss of 30 %", symbol=name, column=column, value=stated[name])
+        raise DataError(
+            f"{column} of '{name}' is {stated[name]:g}: give a fraction of -1 or more, "
+            "-.3 is a loss of 30 %",
+            symbol=name,
+            column=column,
+            value=stated[name],
+        )
     return stated.to_numpy()
 
 
@@ -232,9 +312,14 @@ def _delistings(bars, names, close):
         row = bars.sessions.searchsorted(parse_day(day, f"delisting of '{name}'"))
         row += row < len(seen) and seen[row]  # that session's return is earned, then it ends
         for late in bars.sessions[row:][seen[row:]][:1]:
-            raise DataError(f"'{name}' has a price on {late:%Y-%m-%d}, after its delisting on "
-                            f"{day}: correct the row, or `delisting` in the instrument table",
-                            symbol=name, session=late, column="delisting", value=day)
+            raise DataError(
+                f"'{name}' has a price on {late:%Y-%m-%d}, after its delisting on "
+                f"{day}: correct the row, or `delisting` in the instrument table",
+                symbol=name,
+                session=late,
+                column="delisting",
+                value=day,
+            )
         if row < len(seen) and seen[:row].any():
             yield row, column
 
@@ -242,21 +327,30 @@ def _delistings(bars, names, close):
 def _yearly_fees(borrow, bars, names, values):
     if bars.excess is not None:
         return np.zeros(len(names))
-    given = bars.instruments.get("borrow", 0.) if borrow is None else borrow
+    given = bars.instruments.get("borrow", 0.0) if borrow is None else borrow
     fees = _per_symbol(given, names, "borrow").to_numpy()
     short = (values < 0).any(axis=0)
     for i in np.flatnonzero((fees < 0) | (fees == np.inf) | (short & (fees != fees)))[:1]:
-        raise DataError(f"the borrow fee of '{names[i]}' is {fees[i]:g}: give a yearly fraction "
-                        ">= 0 for every symbol sold short, borrow=.005 or the column borrow of the "
-                        "instrument table", symbol=names[i], column="borrow", value=fees[i])
+        raise DataError(
+            f"the borrow fee of '{names[i]}' is {fees[i]:g}: give a yearly fraction "
+            ">= 0 for every symbol sold short, borrow=.005 or the column borrow of the "
+            "instrument table",
+            symbol=names[i],
+            column="borrow",
+            value=fees[i],
+        )
     return np.nan_to_num(fees)
 
 
 def _yearly_financing(financing, bars):
     if isinstance(financing, str) or not np.isscalar(financing) or not 0 <= financing < np.inf:
-        raise DataError(f"financing = {financing!r}: give the yearly rate on negative cash, a "
-                        "fraction >= 0 such as .03", column="financing", value=financing)
-    return 0. if bars.excess is not None else float(financing)
+        raise DataError(
+            f"financing = {financing!r}: give the yearly rate on negative cash, a "
+            "fraction >= 0 such as .03",
+            column="financing",
+            value=financing,
+        )
+    return 0.0 if bars.excess is not None else float(financing)
 
 
 def _due(days, active):
@@ -290,8 +384,8 @@ def _rolls(bars, names, close, span):
     "The roll flags; one in a session without a price is paid at the next price."
     if "roll" not in bars.extras:
         return np.zeros((span.stop - span.start, len(names)))
-    count = bars.extras["roll"][names].astype(float).fillna(0.).cumsum()
-    count = count.where(close == close).ffill().fillna(0.)
+    count = bars.extras["roll"][names].astype(float).fillna(0.0).cumsum()
+    count = count.where(close == close).ffill().fillna(0.0)
     return count.diff().fillna(count).to_numpy(dtype=float)[span]
 
 # %% ../nbs/06_backtest.ipynb #1f311134
@@ -303,8 +397,9 @@ def _tape(weights, bars, rows, fill, rebalance, terms):
     end = rows[-1] + 1 if rebalance == "session" else len(bars.sessions)
     span = slice(rows[0], end)
     days = bars.sessions[span]
-    before, after, grown, grown_after, priced = _moves(bars, names, span, close, fill,
-                                                       (values != 0).any(axis=0))
+    before, after, grown, grown_after, priced = _moves(
+        bars, names, span, close, fill, (values != 0).any(axis=0)
+    )
     order = _orders(days, rows - rows[0], rebalance, int(fill != "close"), priced)
     tradable = priced & (order >= 0)[:, None]
     closing, unstated = np.zeros((2, *before.shape), dtype=bool)
@@ -315,10 +410,20 @@ def _tape(weights, bars, rows, fill, rebalance, terms):
             closing[t, column], unstated[t, column] = True, np.isnan(returns[column])
             before[t, column] = np.nan_to_num(returns[column])
     active = closing.any(axis=1) | (close == close)[span].any(axis=1)
-    return days, _Tape(before, after, grown, grown_after, values[order], tradable,
-                       _rolls(bars, names, close, span), closing, unstated, _due(days, active),
-                       _yearly_fees(terms["borrow"], bars, names, values),
-                       _yearly_financing(terms["financing"], bars))
+    return days, _Tape(
+        before,
+        after,
+        grown,
+        grown_after,
+        values[order],
+        tradable,
+        _rolls(bars, names, close, span),
+        closing,
+        unstated,
+        _due(days, active),
+        _yearly_fees(terms["borrow"], bars, names, values),
+        _yearly_financing(terms["financing"], bars),
+    )
 
 # %% ../nbs/06_backtest.ipynb #6f17aed8
 class RuinError(ValueError):
@@ -326,24 +431,30 @@ class RuinError(ValueError):
 
 
 def _alive(
-    equity:float, # equity as a multiple of yesterday's
-    session:pd.Timestamp, # for the message
-)->float: # the same equity
+    equity: float,  # equity as a multiple of yesterday's
+    session: pd.Timestamp,  # for the message
+) -> float:  # the same equity
     if not equity > 0:
-        raise RuinError(f"the equity fell to {equity:.3g} of its last value on "
-                        f"{session:%Y-%m-%d}: lower the weights (see RiskPolicy.max_gross)")
+        raise RuinError(
+            f"the equity fell to {equity:.3g} of its last value on "
+            f"{session:%Y-%m-%d}: lower the weights (see RiskPolicy.max_gross)"
+        )
     return equity
 
 # %% ../nbs/06_backtest.ipynb #5418175b
 def _closed(tape, t, moved, names, session):
     "Delisted positions turned into cash."
     for i in np.flatnonzero(tape.unstated[t] & (moved != 0))[:1]:
-        raise DataError(f"'{names[i]}' is held at its delisting, settled on {session:%Y-%m-%d}, "
-                        "and its delisting_return is not stated: give it in the instrument table "
-                        "(column delisting_return), or backtest(..., delisting_return=-.3), a "
-                        "number or a mapping by symbol", symbol=names[i], session=session,
-                        column="delisting_return")
-    return np.where(tape.closing[t], 0., moved)
+        raise DataError(
+            f"'{names[i]}' is held at its delisting, settled on {session:%Y-%m-%d}, "
+            "and its delisting_return is not stated: give it in the instrument table "
+            "(column delisting_return), or backtest(..., delisting_return=-.3), a "
+            "number or a mapping by symbol",
+            symbol=names[i],
+            session=session,
+            column="delisting_return",
+        )
+    return np.where(tape.closing[t], 0.0, moved)
 
 
 def _books(tape, fraction, days, names):
@@ -354,16 +465,16 @@ def _books(tape, fraction, days, names):
     held, lent = np.zeros(shape[1]), tape.financing > 0 or bool(tape.fees.any())
     for t in range(n):
         if lent:  # due on what was held since the last price
-            owed = tape.financing * max(held.sum() - 1, 0.) - np.minimum(held, 0.) @ tape.fees
+            owed = tape.financing * max(held.sum() - 1, 0.0) - np.minimum(held, 0.0) @ tape.fees
             due[t] = owed * tape.years[t]
         gain, moved = held @ tape.before[t], held * tape.grown[t]  # the market moves, units stay
         if ends[t]:
             moved = _closed(tape, t, moved, names, days[t])
         value[t] = _alive(1 + gain - due[t], days[t])
-        trades[t] = np.where(tape.tradable[t], tape.target[t] - moved / value[t], 0.)
+        trades[t] = np.where(tape.tradable[t], tape.target[t] - moved / value[t], 0.0)
         paid = cost_of(trades[t], fraction).sum()
         if rolls[t]:
-            rolled[t] = roll_cost(moved / value[t], tape.roll[t], 1.)
+            rolled[t] = roll_cost(moved / value[t], tape.roll[t], 1.0)
             paid += cost_of(rolled[t], fraction).sum()
         costs[t] = paid * value[t]  # charged on the equity at the time of the trade
         left = _alive(value[t] - costs[t], days[t])
@@ -377,6 +488,7 @@ def _books(tape, fraction, days, names):
 @dataclass(frozen=True, eq=False, repr=False)
 class BacktestResult:
     "The books of one strategy, session by session."
+
     gross_returns: pd.Series  # before all costs of the session, share of the previous equity
     net_returns: pd.Series  # gross - costs
     costs: pd.Series  # trading, rolling, borrow and financing, share of the previous equity
@@ -391,64 +503,72 @@ class BacktestResult:
     periods: float | None = None  # sessions per year; None = counted from the dates
 
     @property
-    def positions(self)->pd.DataFrame:
+    def positions(self) -> pd.DataFrame:
         "Notional of each position after the close, in units of starting capital."
         return self.weights.mul(self.equity, axis=0)
 
     @property
-    def cash(self)->pd.Series:
+    def cash(self) -> pd.Series:
         "What is not invested; above the equity where the book is net short."
         return self.equity - self.positions.sum(axis=1)
 
     @property
-    def periods_per_year(self)->float:
+    def periods_per_year(self) -> float:
         "Sessions per year: `periods` where it is set, else counted from the dates."
         return periods_per_year(self.equity.index) if self.periods is None else float(self.periods)
 
-    def window(self, start=None, end=None)->"BacktestResult":
+    def window(self, start=None, end=None) -> "BacktestResult":
         "The same books from `start` to `end`, both included, the equity starting at 1 again."
         cut = {k: v.loc[start:end] for k, v in vars(self).items() if hasattr(v, "loc")}
         if not len(cut["equity"]):
             days = self.equity.index
-            raise DataError(f"no session from {start} to {end}: the books cover "
-                            f"{days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}")
+            raise DataError(
+                f"no session from {start} to {end}: the books cover "
+                f"{days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}"
+            )
         return replace(self, **cut | {"equity": (1 + cut["net_returns"]).cumprod()})
 
     def __repr__(self):
         days = self.equity.index
-        return (f"BacktestResult({len(days)} sessions x {self.weights.shape[1]} symbols, "
-                f"{days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}, fill='{self.fill}', "
-                f"equity {self.equity.iloc[-1]:.3f})")
+        return (
+            f"BacktestResult({len(days)} sessions x {self.weights.shape[1]} symbols, "
+            f"{days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}, fill='{self.fill}', "
+            f"equity {self.equity.iloc[-1]:.3f})"
+        )
 
     def _repr_html_(self):
-        line = self.equity.iloc[::max(len(self.equity) // 200, 1)]
-        y = 38 - 36 * (line - line.min()) / ((line.max() - line.min()) or 1.)
+        line = self.equity.iloc[:: max(len(self.equity) // 200, 1)]
+        y = 38 - 36 * (line - line.min()) / ((line.max() - line.min()) or 1.0)
         points = " ".join(f"{i * 240 / len(line):.1f},{v:.1f}" for i, v in enumerate(y))
         days, owed = self.equity.index, self.financing_costs.sum()
-        return (f"<b>Backtest</b> {len(days):,} sessions x {self.weights.shape[1]} symbols, "
-                f"{days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}, filled at {self.fill}<br>"
-                f"1.00 became {self.equity.iloc[-1]:.2f} net of costs that sum to "
-                f"{self.costs.sum():.2%} (borrow and financing: "
-                f"{f'{owed:.2%}' if owed else 'none'}); traded "
-                f"{self.turnover.mean() * self.periods_per_year:.1f} times the equity a year<br>"
-                "<svg width='240' height='40'><polyline fill='none' stroke='#0072B2' "
-                f"points='{points}'/></svg>")
+        return (
+            f"<b>Backtest</b> {len(days):,} sessions x {self.weights.shape[1]} symbols, "
+            f"{days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}, filled at {self.fill}<br>"
+            f"1.00 became {self.equity.iloc[-1]:.2f} net of costs that sum to "
+            f"{self.costs.sum():.2%} (borrow and financing: "
+            f"{f'{owed:.2%}' if owed else 'none'}); traded "
+            f"{self.turnover.mean() * self.periods_per_year:.1f} times the equity a year<br>"
+            "<svg width='240' height='40'><polyline fill='none' stroke='#0072B2' "
+            f"points='{points}'/></svg>"
+        )
 
 # %% ../nbs/06_backtest.ipynb #6d10de8a
 def backtest(
-    weights:pd.DataFrame|pd.Series, # targets decided at each close, sessions x symbols, no NaN
-    bars:Bars, # prices of these symbols in these sessions
-    costs:Costs=None, # one-way fraction; None = cost_fraction of the bars
-    fill:str="close", # 'close', 'next_close' or 'next_open'
-    rebalance:str="session", # trade every 'session', at the last of each 'week', 'month',
+    weights: pd.DataFrame | pd.Series,  # targets decided at each close, sessions x symbols, no NaN
+    bars: Bars,  # prices of these symbols in these sessions
+    costs: Costs = None,  # one-way fraction; None = cost_fraction of the bars
+    fill: str = "close",  # 'close', 'next_close' or 'next_open'
+    rebalance: str = "session",  # trade every 'session', at the last of each 'week', 'month',
     # 'quarter' or 'year' of the bars, or only at the dates 'given'; units are kept in between
-    borrow:Costs=None, # yearly fee on short positions; None = column borrow of the bars, else 0
-    financing:float=0., # yearly rate on negative cash; neither is charged on given (excess) returns
-    delisting_return:Costs=None, # earned after the last price: a number where the table states none
-)->BacktestResult: # raises DataError on bad weights or costs, RuinError where equity reaches 0
+    borrow: Costs = None,  # yearly fee on short positions; None = column borrow of the bars, else 0
+    financing: float = 0.0,  # yearly rate on negative cash; neither is charged on given (excess) returns
+    delisting_return: Costs = None,  # earned after the last price: a number where the table states none
+) -> BacktestResult:  # raises DataError on bad weights or costs, RuinError where equity reaches 0
     "Run target weights through the market and keep the books, costs included."
-    for name, value, known in (("fill", fill, ("close", "next_close", "next_open")),
-                               ("rebalance", rebalance, tuple(_PERIODS))):
+    for name, value, known in (
+        ("fill", fill, ("close", "next_close", "next_open")),
+        ("rebalance", rebalance, tuple(_PERIODS)),
+    ):
         if value not in known:
             raise DataError(f"{name}={value!r} is unknown: choose {', '.join(map(repr, known))}")
     weights = _weight_frame(weights, bars)
@@ -460,9 +580,20 @@ def backtest(
     days, tape = _tape(weights, bars, rows, fill, rebalance, terms)
     fraction = instrument_costs(chosen, costs).to_numpy()
     gross, due, cost, value, held, trades, rolled = _books(tape, fraction, days, names)
-    series = dict(gross_returns=gross, net_returns=gross - cost, costs=cost, financing_costs=due,
-                  turnover=np.abs(trades).sum(1), rolled=rolled.sum(1), fill_equity=value,
-                  equity=np.cumprod(1 + gross - cost))
-    return BacktestResult(**{k: pd.Series(v, days, name=k) for k, v in series.items()},
-                          weights=pd.DataFrame(held, days, names), fill=fill,
-                          trades=pd.DataFrame(trades, days, names), periods=bars.periods)
+    series = dict(
+        gross_returns=gross,
+        net_returns=gross - cost,
+        costs=cost,
+        financing_costs=due,
+        turnover=np.abs(trades).sum(1),
+        rolled=rolled.sum(1),
+        fill_equity=value,
+        equity=np.cumprod(1 + gross - cost),
+    )
+    return BacktestResult(
+        **{k: pd.Series(v, days, name=k) for k, v in series.items()},
+        weights=pd.DataFrame(held, days, names),
+        fill=fill,
+        trades=pd.DataFrame(trades, days, names),
+        periods=bars.periods,
+    )

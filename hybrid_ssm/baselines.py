@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MACD_PAIRS', 'EWMAC_SCALARS', 'FORECAST_CAP', 'LEAST_OUTCOMES', 'tsmom', 'long_only', 'macd', 'ewmac', 'carry',
-           'blend', 'rotated', 'decorrelated', 'no_trade', 'rotated_blend', 'equal_weight', 'buy_and_hold', 'LSTMCache',
-           'LSTMBaseline', 'VSNLSTMCache', 'VSNLSTMBaseline', 'TransformerCache', 'TransformerBaseline', 'SSMCache',
-           'SSMBaseline', 'trailing_average', 'DLinearCache', 'DLinearBaseline', 'scored_once', 'fit_law',
-           'RidgeBaseline', 'tree_table', 'grown', 'BoostingBaseline', 'equal_parameters']
+           'blend', 'rotated', 'decorrelated', 'no_trade_band', 'rotated_blend', 'equal_weight', 'buy_and_hold',
+           'LSTMCache', 'LSTMBaseline', 'VSNLSTMCache', 'VSNLSTMBaseline', 'TransformerCache', 'TransformerBaseline',
+           'SSMCache', 'SSMBaseline', 'trailing_average', 'DLinearCache', 'DLinearBaseline', 'scored_once', 'fit_law',
+           'RidgeBaseline', 'tree_table', 'predict_trees', 'BoostingBaseline', 'equal_parameters']
 
 # %% ../nbs/04a_baselines.ipynb #a7644ded
 from collections.abc import Callable
@@ -22,34 +22,44 @@ from torch import Tensor, nn
 from .attention import AttentionCache, WindowedAttention
 from .data import Bars, DataError
 from .handler import Sequences
-from .hybrid import (LawHead, ModelOutput, PoolCache, PositionHead, SequenceModel,
-                               VariableSelection, drawn_from, multi_scale)
+from hybrid_ssm.hybrid import (
+    LawHead,
+    ModelOutput,
+    PoolCache,
+    PositionHead,
+    SequenceModel,
+    VariableSelection,
+    drawn_from,
+    multi_scale,
+)
 from .ssm import ConfigError, ModelInputError, SelectiveSSM, SSMState
 from .targets import known_at_close, volatility
 
 # %% ../nbs/04a_baselines.ipynb #3bbf10d3
 def tsmom(
-    bars:Bars, # closes, or excess returns where closes are back-adjusted
-    lookback:int=252, # own sessions of the symbol
-)->pd.DataFrame: # sessions x symbols in {-1, 0, 1}; NaN before `lookback` and without a price
+    bars: Bars,  # closes, or excess returns where closes are back-adjusted
+    lookback: int = 252,  # own sessions of the symbol
+) -> pd.DataFrame:  # sessions x symbols in {-1, 0, 1}; NaN before `lookback` and without a price
     "Time-series momentum: the sign of the past year's return (Moskowitz et al., 2012)."
+
     def one(level):
         own = level.dropna()
         return np.sign(own - own.shift(lookback)).reindex(level.index)
+
     return bars.level.apply(one)
 
 # %% ../nbs/04a_baselines.ipynb #07bfa79b
 def long_only(
-    bars:Bars, # closes
-)->pd.DataFrame: # sessions x symbols; 1 where there is a price, else NaN
+    bars: Bars,  # closes
+) -> pd.DataFrame:  # sessions x symbols; 1 where there is a price, else NaN
     "Long of everything, always; the sizing policy makes the risks equal."
     return bars.observed.astype(float).where(bars.observed)
 
 # %% ../nbs/04a_baselines.ipynb #a6cdb69f
 def _own_sessions(
-    frame:pd.DataFrame, # sessions x symbols
-    rule:Callable, # series without gaps -> series
-)->pd.DataFrame: # NaN again where the symbol has no value
+    frame: pd.DataFrame,  # sessions x symbols
+    rule: Callable,  # series without gaps -> series
+) -> pd.DataFrame:  # NaN again where the symbol has no value
     return frame.apply(lambda column: rule(column.dropna()).reindex(column.index))
 
 # %% ../nbs/04a_baselines.ipynb #6801f4b8
@@ -57,14 +67,16 @@ MACD_PAIRS = (8, 24), (16, 48), (32, 96)  # Baz et al. (2015)
 
 
 def macd(
-    bars:Bars, # closes, or excess returns where closes are back-adjusted
-    pairs:tuple=MACD_PAIRS, # time scales S and L of the two averages, own sessions
-)->pd.DataFrame: # sessions x symbols, within 0.97 of 0; NaN in the first 313 own sessions
+    bars: Bars,  # closes, or excess returns where closes are back-adjusted
+    pairs: tuple = MACD_PAIRS,  # time scales S and L of the two averages, own sessions
+) -> pd.DataFrame:  # sessions x symbols, within 0.97 of 0; NaN in the first 313 own sessions
     "Three crossings of averages, faded where they have run too far (Baz et al., 2015)."
+
     def response(p, S, L):
         y = (p.ewm(alpha=1 / S).mean() - p.ewm(alpha=1 / L).mean()) / _spread(p, 63)
         z = y / _spread(y, 252)
-        return z * np.exp(-z ** 2 / 4) / .89
+        return z * np.exp(-(z**2) / 4) / 0.89
+
     mean = lambda p: sum(response(p, *pair) for pair in pairs) / len(pairs)
     return _own_sessions(bars.level, mean)
 
@@ -76,33 +88,40 @@ def _spread(series, window):
 
 # %% ../nbs/04a_baselines.ipynb #73e21569
 EWMAC_SCALARS = {(8, 32): 5.3, (16, 64): 3.75, (32, 128): 2.65, (64, 256): 1.87}  # Carver (2015)
-FORECAST_CAP = 20.  # twice the average size of a forecast
+FORECAST_CAP = 20.0  # twice the average size of a forecast
 
 
 def ewmac(
-    bars:Bars, # closes, or excess returns where closes are back-adjusted
-    scalars:dict=EWMAC_SCALARS, # (fast span, slow span) -> factor to an average size of 10
-)->pd.DataFrame: # sessions x symbols in [-1, 1]; NaN before the slowest span of own sessions
+    bars: Bars,  # closes, or excess returns where closes are back-adjusted
+    scalars: dict = EWMAC_SCALARS,  # (fast span, slow span) -> factor to an average size of 10
+) -> pd.DataFrame:  # sessions x symbols in [-1, 1]; NaN before the slowest span of own sessions
     "Crossings of averages at four speeds, scaled and capped (Carver, 2015)."
+
     def one(p):
         moved = p.diff().ewm(span=36, min_periods=20).std()
         ewma = lambda span: p.ewm(span=span, min_periods=span).mean()
-        said = [k * (ewma(fast) - ewma(slow)) / moved.where(moved > 0)
-                for (fast, slow), k in scalars.items()]
+        said = [
+            k * (ewma(fast) - ewma(slow)) / moved.where(moved > 0)
+            for (fast, slow), k in scalars.items()
+        ]
         return sum(s.clip(-FORECAST_CAP, FORECAST_CAP) for s in said) / len(said) / FORECAST_CAP
+
     return _own_sessions(bars.level, one)
 
 # %% ../nbs/04a_baselines.ipynb #a189d7ed
 def carry(
-    bars:Bars, # with extras['carry'], the annual roll yield; raises DataError where there is none
-    span:int=21, # sessions of the exponential average
-    scalar:float=30., # factor to an average size of 10 (Carver, 2015)
-)->pd.DataFrame: # sessions x symbols in [-1, 1]; NaN before `span` values and a month after them
+    bars: Bars,  # with extras['carry'], the annual roll yield; raises DataError where there is none
+    span: int = 21,  # sessions of the exponential average
+    scalar: float = 30.0,  # factor to an average size of 10 (Carver, 2015)
+) -> pd.DataFrame:  # sessions x symbols in [-1, 1]; NaN before `span` values and a month after them
     "What is earned while prices stand still, per unit of risk (Koijen et al., 2018)."
     if "carry" not in bars.extras:
-        raise DataError(f"carry needs a column 'carry' (annual roll yield); these bars have "
-                        f"{sorted(bars.extras) or 'no extras'}: load a futures panel that has it, "
-                        "or leave out carry, blend and rotated_blend", column="carry")
+        raise DataError(
+            f"carry needs a column 'carry' (annual roll yield); these bars have "
+            f"{sorted(bars.extras) or 'no extras'}: load a futures panel that has it, "
+            "or leave out carry, blend and rotated_blend",
+            column="carry",
+        )
     per_risk = bars.extras["carry"] / (volatility(bars) * np.sqrt(bars.prices_per_year))
     smooth = _own_sessions(per_risk, lambda c: c.ewm(span=span, min_periods=span).mean())
     capped = (scalar * smooth).clip(-FORECAST_CAP, FORECAST_CAP) / FORECAST_CAP
@@ -110,18 +129,18 @@ def carry(
 
 # %% ../nbs/04a_baselines.ipynb #1bf58380
 def blend(
-    bars:Bars, # with extras['carry']; raises DataError where there is none
-    trend:float=.6, # share of the trends; the rest is carry's
-)->pd.DataFrame: # sessions x symbols in [-1, 1]; NaN before all three trends are there
+    bars: Bars,  # with extras['carry']; raises DataError where there is none
+    trend: float = 0.6,  # share of the trends; the rest is carry's
+) -> pd.DataFrame:  # sessions x symbols in [-1, 1]; NaN before all three trends are there
     "Trends and carry in fixed shares."
     trends = (tsmom(bars) + macd(bars) + ewmac(bars)) / 3
-    return trend * trends + (1 - trend) * carry(bars).fillna(0.)
+    return trend * trends + (1 - trend) * carry(bars).fillna(0.0)
 
 # %% ../nbs/04a_baselines.ipynb #b9771d83
 def rotated(
-    p:np.ndarray, # positions (n,)
-    C:np.ndarray, # their correlation matrix (n, n), positive definite
-)->np.ndarray: # C^(-1/2) p, as long as p
+    p: np.ndarray,  # positions (n,)
+    C: np.ndarray,  # their correlation matrix (n, n), positive definite
+) -> np.ndarray:  # C^(-1/2) p, as long as p
     "Positions turned so that every independent direction has its own say (Benichou et al., 2017)."
     values, V = np.linalg.eigh(C)
     turned = V @ ((V.T @ p) / np.sqrt(values))
@@ -130,6 +149,7 @@ def rotated(
 # %% ../nbs/04a_baselines.ipynb #3afa516a
 class _Turn(NamedTuple):
     "What each symbol knows of all positions and correlations at its close."
+
     position: np.ndarray  # (groups, sessions, symbols), NaN = no opinion
     group: np.ndarray  # group of each symbol
     lagged: bool  # whether the correlations end a session earlier
@@ -154,16 +174,18 @@ def _turned(turn, t, S):
 
 
 def decorrelated(
-    positions:pd.DataFrame, # sessions x symbols in [-1, 1], NaN = no opinion
-    bars:Bars, # with the sessions and symbols of `positions`
-    span:int=252, # sessions of the exponential weights
-    identity:float=.1, # share of the identity in the correlation matrix
-    history:int=63, # returns a symbol needs
-)->pd.DataFrame: # in [-1, 1]; NaN without an opinion or the history
+    positions: pd.DataFrame,  # sessions x symbols in [-1, 1], NaN = no opinion
+    bars: Bars,  # with the sessions and symbols of `positions`
+    span: int = 252,  # sessions of the exponential weights
+    identity: float = 0.1,  # share of the identity in the correlation matrix
+    history: int = 63,  # returns a symbol needs
+) -> pd.DataFrame:  # in [-1, 1]; NaN without an opinion or the history
     "Positions rotated by the inverse root of the correlations known at each close."
     if not (positions.index.equals(bars.sessions) and list(positions) == list(bars.symbols)):
-        raise DataError("positions have other sessions or symbols than the bars, or another "
-                        "order: reindex them to bars.sessions and bars.symbols")
+        raise DataError(
+            "positions have other sessions or symbols than the bars, or another "
+            "order: reindex them to bars.sessions and bars.symbols"
+        )
     z = (bars.returns / volatility(bars)).to_numpy()
     p = positions.where(np.isfinite(z).cumsum(0) >= history)
     known, S = known_at_close(bars), np.zeros((z.shape[1],) * 2)
@@ -176,12 +198,11 @@ def decorrelated(
         out[t] = _turned(turn, t, before if turn.lagged else S)
     return pd.DataFrame(out, positions.index, positions.columns)
 
-
 # %% ../nbs/04a_baselines.ipynb #bc915716
-def no_trade(
-    positions:pd.DataFrame, # ideal ones, sessions x symbols; NaN stays NaN
-    width:float=.15, # half width of the band, share of a full position
-)->pd.DataFrame: # what is held instead; within `width` of the ideal
+def no_trade_band(
+    positions: pd.DataFrame,  # ideal ones, sessions x symbols; NaN stays NaN
+    width: float = 0.15,  # half width of the band, share of a full position
+) -> pd.DataFrame:  # what is held instead; within `width` of the ideal
     "Positions that move only to the edge of a band around the ideal, and only from outside of it."
     ideal = positions.to_numpy(float)
     out, held = np.empty_like(ideal), np.zeros(ideal.shape[1])
@@ -192,30 +213,29 @@ def no_trade(
 
 # %% ../nbs/04a_baselines.ipynb #6d2ddf81
 def rotated_blend(
-    bars:Bars, # with extras['carry']; raises DataError where there is none
-    span:int=252, # sessions of the correlations
-    width:float=.15, # half width of the no-trade band, share of a full position
-)->pd.DataFrame: # sessions x symbols in [-1, 1]; NaN before the blend is there
+    bars: Bars,  # with extras['carry']; raises DataError where there is none
+    span: int = 252,  # sessions of the correlations
+    width: float = 0.15,  # half width of the no-trade band, share of a full position
+) -> pd.DataFrame:  # sessions x symbols in [-1, 1]; NaN before the blend is there
     "The blend, rotated by the correlations and kept still inside a band."
-    return no_trade(decorrelated(blend(bars), bars, span), width)
+    return no_trade_band(decorrelated(blend(bars), bars, span), width)
 
 # %% ../nbs/04a_baselines.ipynb #b9ef58a9
 def equal_weight(
-    bars:Bars, # closes
-    patience:int=21, # sessions without a price after which a symbol no longer counts
-)->pd.DataFrame: # sessions x symbols; rows sum to 1 (0 where there is no symbol at all)
+    bars: Bars,  # closes
+    patience: int = 21,  # sessions without a price after which a symbol no longer counts
+) -> pd.DataFrame:  # sessions x symbols; rows sum to 1 (0 where there is no symbol at all)
     "The same share of the equity in every symbol that is traded."
     alive = bars.observed.rolling(patience, min_periods=1).max()
     if not known_at_close(bars).all():  # who trades on this date is not known at every close
-        alive = alive.shift(fill_value=0.)
+        alive = alive.shift(fill_value=0.0)
     return alive.div(alive.sum(axis=1).clip(lower=1), axis=0)
-
 
 # %% ../nbs/04a_baselines.ipynb #2d0f6fe7
 def buy_and_hold(
-    bars:Bars, # must hold `symbol`
-    symbol:str, # what is bought; raises DataError where the bars do not have it
-)->pd.DataFrame: # sessions x 1: 1 from its first price on
+    bars: Bars,  # must hold `symbol`
+    symbol: str,  # what is bought; raises DataError where the bars do not have it
+) -> pd.DataFrame:  # sessions x 1: 1 from its first price on
     "All of the equity in one symbol, from its first price to the end."
     held = bars.select([symbol]).observed.cummax()
     return held.astype(float)
@@ -223,27 +243,37 @@ def buy_and_hold(
 # %% ../nbs/04a_baselines.ipynb #21d7b357
 class LSTMCache(NamedTuple):
     "What the LSTM carries from one session to the next"
+
     hidden: Tensor  # (layers, b, hidden_dim)
     cell: Tensor  # (layers, b, hidden_dim)
 
 # %% ../nbs/04a_baselines.ipynb #d02c28d1
 class LSTMBaseline(SequenceModel):
     "Two LSTM layers between the features and the law"
-    def __init__(self,
-        hidden_dim:int, # width of both layers
-        input_dim:int, # features per session
-        n_layers:int=2, # layers
-        horizons:tuple=(1, 5, 21), # sessions ahead, one law each
-        seed:int|None=0, # of the initial weights; None = torch's global generator
+
+    def __init__(
+        self,
+        hidden_dim: int,  # width of both layers
+        input_dim: int,  # features per session
+        n_layers: int = 2,  # layers
+        horizons: tuple = (1, 5, 21),  # sessions ahead, one law each
+        seed: int | None = 0,  # of the initial weights; None = torch's global generator
     ):
         with drawn_from(seed) as seed:
-            super().__init__(dict(hidden_dim=hidden_dim, input_dim=input_dim, n_layers=n_layers,
-                                  horizons=list(horizons), seed=seed))
+            super().__init__(
+                dict(
+                    hidden_dim=hidden_dim,
+                    input_dim=input_dim,
+                    n_layers=n_layers,
+                    horizons=list(horizons),
+                    seed=seed,
+                )
+            )
             self.lstm = nn.LSTM(2 * input_dim, hidden_dim, n_layers, batch_first=True)
             self.norm, self.law = nn.LayerNorm(hidden_dim), LawHead(hidden_dim, len(horizons))
             self.position = PositionHead(len(horizons))
 
-    def init_cache(self, batch_size:int)->LSTMCache: # zeros
+    def init_cache(self, batch_size: int) -> LSTMCache:  # zeros
         "The cache before the first session"
         shape = self.config["n_layers"], batch_size, self.config["hidden_dim"]
         return LSTMCache(*(self.norm.weight.new_zeros(shape) for _ in range(2)))
@@ -259,6 +289,7 @@ class LSTMBaseline(SequenceModel):
 # %% ../nbs/04a_baselines.ipynb #9410fb83
 class VSNLSTMCache(NamedTuple):
     "What the LSTM behind a variable selection carries from one session to the next"
+
     pool: PoolCache  # the last rows of features
     hidden: Tensor  # (layers, b, hidden_dim)
     cell: Tensor  # (layers, b, hidden_dim)
@@ -266,22 +297,31 @@ class VSNLSTMCache(NamedTuple):
 # %% ../nbs/04a_baselines.ipynb #814d5319
 class VSNLSTMBaseline(SequenceModel):
     "Variable selection and two LSTM layers between the features and the law"
-    def __init__(self,
-        hidden_dim:int, # width of the selection and of both layers
-        input_dim:int, # features per session
-        n_layers:int=2, # layers
-        horizons:tuple=(1, 5, 21), # sessions ahead, one law each
-        seed:int|None=0, # of the initial weights; None = torch's global generator
+
+    def __init__(
+        self,
+        hidden_dim: int,  # width of the selection and of both layers
+        input_dim: int,  # features per session
+        n_layers: int = 2,  # layers
+        horizons: tuple = (1, 5, 21),  # sessions ahead, one law each
+        seed: int | None = 0,  # of the initial weights; None = torch's global generator
     ):
         with drawn_from(seed) as seed:
-            super().__init__(dict(hidden_dim=hidden_dim, input_dim=input_dim, n_layers=n_layers,
-                                  horizons=list(horizons), seed=seed))
+            super().__init__(
+                dict(
+                    hidden_dim=hidden_dim,
+                    input_dim=input_dim,
+                    n_layers=n_layers,
+                    horizons=list(horizons),
+                    seed=seed,
+                )
+            )
             self.select = VariableSelection(input_dim, hidden_dim)
             self.lstm = nn.LSTM(hidden_dim, hidden_dim, n_layers, batch_first=True)
             self.norm, self.law = nn.LayerNorm(hidden_dim), LawHead(hidden_dim, len(horizons))
             self.position = PositionHead(len(horizons))
 
-    def init_cache(self, batch_size:int)->VSNLSTMCache: # zeros
+    def init_cache(self, batch_size: int) -> VSNLSTMCache:  # zeros
         "The cache before the first session"
         zeros, c = self.norm.weight.new_zeros, self.config
         state = zeros(2, c["n_layers"], batch_size, c["hidden_dim"])
@@ -299,6 +339,7 @@ class VSNLSTMBaseline(SequenceModel):
 # %% ../nbs/04a_baselines.ipynb #212427fc
 class _Block(nn.Module):
     "A mixer of sessions and a feed-forward, each behind a norm and added to its input"
+
     def __init__(self, dim):
         super().__init__()
         self.before, self.between = nn.LayerNorm(dim), nn.LayerNorm(dim)
@@ -310,14 +351,16 @@ class _Block(nn.Module):
         x = x + self.out(m)
         return x + self.mlp(self.between(x)), cache
 
+
 class _Stack(SequenceModel):
     "Blocks between the features, with which of them were observed, and the law"
+
     def _stack(self, blocks):
-        dim, f, horizons = (self.config[k] for k in ('dim', 'input_dim', 'horizons'))
+        dim, f, horizons = (self.config[k] for k in ("dim", "input_dim", "horizons"))
         self.embed, self.blocks, n = nn.Linear(2 * f, dim), nn.ModuleList(blocks), len(horizons)
         self.norm, self.law, self.position = nn.LayerNorm(dim), LawHead(dim, n), PositionHead(n)
 
-    def init_cache(self, batch_size:int)->NamedTuple: # empty, one part per block
+    def init_cache(self, batch_size: int) -> NamedTuple:  # empty, one part per block
         "The cache before the first session"
         return self.Cache(tuple(block.empty(batch_size) for block in self.blocks))
 
@@ -334,47 +377,65 @@ class _Stack(SequenceModel):
 # %% ../nbs/04a_baselines.ipynb #761a64ec
 class TransformerCache(NamedTuple):
     "What the transformer carries from one session to the next"
+
     blocks: tuple[AttentionCache, ...]  # one ring per block
+
 
 class _TransformerBlock(_Block):
     def __init__(self, dim, num_heads, window):
         super().__init__(dim)
         self.attention = WindowedAttention(dim, num_heads, (window,) * num_heads)
 
-    def empty(self, batch_size): return self.attention.init_cache(batch_size)
+    def empty(self, batch_size):
+        return self.attention.init_cache(batch_size)
 
-    def mix(self, u, dt, observed, cache): return self.attention(u, observed, cache)
+    def mix(self, u, dt, observed, cache):
+        return self.attention(u, observed, cache)
 
 # %% ../nbs/04a_baselines.ipynb #fed05dcb
 class TransformerBaseline(_Stack):
     "Causal attention over a window between the features and the law"
+
     Cache = TransformerCache
-    def __init__(self,
-        dim:int, # width d of all blocks
-        input_dim:int, # features per session
-        n_layers:int=2, # blocks
-        num_heads:int=4, # heads; must divide dim
-        window:int=252, # sessions each head looks back
-        horizons:tuple=(1, 5, 21), # sessions ahead, one law each
-        seed:int|None=0, # of the initial weights; None = torch's global generator
+
+    def __init__(
+        self,
+        dim: int,  # width d of all blocks
+        input_dim: int,  # features per session
+        n_layers: int = 2,  # blocks
+        num_heads: int = 4,  # heads; must divide dim
+        window: int = 252,  # sessions each head looks back
+        horizons: tuple = (1, 5, 21),  # sessions ahead, one law each
+        seed: int | None = 0,  # of the initial weights; None = torch's global generator
     ):
         with drawn_from(seed) as seed:
-            super().__init__(dict(dim=dim, input_dim=input_dim, n_layers=n_layers,
-                                  num_heads=num_heads, window=window,
-                                  horizons=list(horizons), seed=seed))
+            super().__init__(
+                dict(
+                    dim=dim,
+                    input_dim=input_dim,
+                    n_layers=n_layers,
+                    num_heads=num_heads,
+                    window=window,
+                    horizons=list(horizons),
+                    seed=seed,
+                )
+            )
             self._stack(_TransformerBlock(dim, num_heads, window) for _ in range(n_layers))
 
 # %% ../nbs/04a_baselines.ipynb #f8457ab1
 class SSMCache(NamedTuple):
     "What the state space carries from one session to the next"
+
     blocks: tuple[SSMState, ...]  # one state per block
+
 
 class _SSMBlock(_Block):
     def __init__(self, dim, num_heads, state_dim):
         super().__init__(dim)
         self.ssm, self.gate = SelectiveSSM(dim, state_dim, num_heads), nn.Linear(dim, dim)
 
-    def empty(self, batch_size): return self.ssm.init_state(batch_size)
+    def empty(self, batch_size):
+        return self.ssm.init_state(batch_size)
 
     def mix(self, u, dt, observed, cache):
         y, state = self.ssm(u, dt, observed, state=cache)
@@ -383,28 +444,39 @@ class _SSMBlock(_Block):
 # %% ../nbs/04a_baselines.ipynb #1d5b8492
 class SSMBaseline(_Stack):
     "A state space between the features and the law, and no attention"
+
     Cache = SSMCache
-    def __init__(self,
-        dim:int, # width d of all blocks
-        input_dim:int, # features per session
-        n_layers:int=2, # blocks
-        num_heads:int=4, # heads; must divide dim
-        state_dim:int=16, # rows of the state of each head
-        horizons:tuple=(1, 5, 21), # sessions ahead, one law each
-        seed:int|None=0, # of the initial weights; None = torch's global generator
+
+    def __init__(
+        self,
+        dim: int,  # width d of all blocks
+        input_dim: int,  # features per session
+        n_layers: int = 2,  # blocks
+        num_heads: int = 4,  # heads; must divide dim
+        state_dim: int = 16,  # rows of the state of each head
+        horizons: tuple = (1, 5, 21),  # sessions ahead, one law each
+        seed: int | None = 0,  # of the initial weights; None = torch's global generator
     ):
         with drawn_from(seed) as seed:
-            super().__init__(dict(dim=dim, input_dim=input_dim, n_layers=n_layers,
-                                  num_heads=num_heads, state_dim=state_dim,
-                                  horizons=list(horizons), seed=seed))
+            super().__init__(
+                dict(
+                    dim=dim,
+                    input_dim=input_dim,
+                    n_layers=n_layers,
+                    num_heads=num_heads,
+                    state_dim=state_dim,
+                    horizons=list(horizons),
+                    seed=seed,
+                )
+            )
             self._stack(_SSMBlock(dim, num_heads, state_dim) for _ in range(n_layers))
 
 # %% ../nbs/04a_baselines.ipynb #2811be7c
 def trailing_average(
-    window:int, # sessions w of the look-back
-    kernel:int, # sessions in the moving average; fewer at the old end of the window
-    like:Tensor|None=None, # gives precision and device
-)->Tensor: # M (w, w): (M u)_i is the mean of u_{i-kernel+1} .. u_i, oldest first
+    window: int,  # sessions w of the look-back
+    kernel: int,  # sessions in the moving average; fewer at the old end of the window
+    like: Tensor | None = None,  # gives precision and device
+) -> Tensor:  # M (w, w): (M u)_i is the mean of u_{i-kernel+1} .. u_i, oldest first
     "The moving average within a window, as a matrix"
     at = torch.arange(window, device=None if like is None else like.device)
     age = at[:, None] - at
@@ -414,33 +486,45 @@ def trailing_average(
 # %% ../nbs/04a_baselines.ipynb #6886ee0a
 class DLinearCache(NamedTuple):
     "The rows that DLinear will look back on"
+
     rows: Tensor  # (b, window - 1, d), zero before the first session
+
 
 def _check_kernel(kernel, window):
     if not (type(kernel) is int and 1 <= kernel <= window):
-        raise ConfigError(f'kernel={kernel!r}; give whole sessions, 1 .. window={window}')
+        raise ConfigError(f"kernel={kernel!r}; give whole sessions, 1 .. window={window}")
 
 # %% ../nbs/04a_baselines.ipynb #4d8439e2
 class DLinearBaseline(SequenceModel):
     "One linear map over the trend of a window and one over the rest, between features and law"
-    def __init__(self,
-        dim:int, # channels d
-        input_dim:int, # features per session
-        window:int=63, # sessions it looks back, today among them
-        kernel:int=21, # sessions in the moving average
-        horizons:tuple=(1, 5, 21), # sessions ahead, one law each
-        seed:int|None=0, # of the initial weights; None = torch's global generator
+
+    def __init__(
+        self,
+        dim: int,  # channels d
+        input_dim: int,  # features per session
+        window: int = 63,  # sessions it looks back, today among them
+        kernel: int = 21,  # sessions in the moving average
+        horizons: tuple = (1, 5, 21),  # sessions ahead, one law each
+        seed: int | None = 0,  # of the initial weights; None = torch's global generator
     ):
         with drawn_from(seed) as seed:
-            super().__init__(dict(dim=dim, input_dim=input_dim, window=window, kernel=kernel,
-                                  horizons=list(horizons), seed=seed))
+            super().__init__(
+                dict(
+                    dim=dim,
+                    input_dim=input_dim,
+                    window=window,
+                    kernel=kernel,
+                    horizons=list(horizons),
+                    seed=seed,
+                )
+            )
             _check_kernel(kernel, window)
             self.embed = nn.Linear(2 * input_dim, dim, bias=False)
-            start = lambda: nn.Parameter(torch.randn(dim, window) / window ** .5)
+            start = lambda: nn.Parameter(torch.randn(dim, window) / window**0.5)
             self.trend, self.rest = start(), start()
             self.law, self.position = LawHead(dim, len(horizons)), PositionHead(len(horizons))
 
-    def init_cache(self, batch_size:int)->DLinearCache: # zeros
+    def init_cache(self, batch_size: int) -> DLinearCache:  # zeros
         "The cache before the first session"
         rows = self.trend.mT[1:]  # (window - 1, d)
         return DLinearCache(torch.zeros_like(rows).repeat(batch_size, 1, 1))
@@ -453,13 +537,13 @@ class DLinearBaseline(SequenceModel):
         k = self.rest + (self.trend - self.rest) @ M  # (d, w), oldest first
         law = self.law(nn.functional.conv1d(u.mT, k[:, None], groups=len(k)).mT)  # 3 x (b, l, H)
         regime = torch.ones_like(x[..., :1])  # it knows of none
-        rows = u[:, x.shape[1]:].clone()
+        rows = u[:, x.shape[1] :].clone()
         return ModelOutput(*law, self.position(*law, prior), regime), DLinearCache(rows)
 
 # %% ../nbs/04a_baselines.ipynb #a6b4f06b
 def scored_once(
-    data:Sequences, # windows, which overlap
-)->tuple[np.ndarray, np.ndarray]: # window and row of each (symbol, session) with a label
+    data: Sequences,  # windows, which overlap
+) -> tuple[np.ndarray, np.ndarray]:  # window and row of each (symbol, session) with a label
     "Where every labelled session of every symbol stands, each a single time."
     window, row = np.nonzero(np.isfinite(data.target).any(-1))
     place = np.stack([data.asset[window], data.start[window] + row])
@@ -472,30 +556,35 @@ LEAST_OUTCOMES = 50  # fewer are no law
 
 def _check_outcomes(n):
     if n < LEAST_OUTCOMES:
-        raise ModelInputError(f"{n} outcomes are too few to fit a law: give at least "
-                              f"{LEAST_OUTCOMES}, from a longer history or a shorter horizon")
+        raise ModelInputError(
+            f"{n} outcomes are too few to fit a law: give at least "
+            f"{LEAST_OUTCOMES}, from a longer history or a shorter horizon"
+        )
 
 
 def fit_law(
-    residuals:np.ndarray, # outcomes minus predicted means, finite
-)->tuple[float, float]: # scale, degrees of freedom between 2.1 and 100; raises ModelInputError
+    residuals: np.ndarray,  # outcomes minus predicted means, finite
+) -> tuple[float, float]:  # scale, degrees of freedom between 2.1 and 100; raises ModelInputError
     "The Student-t law around zero that makes the residuals most likely."
     from scipy.stats import t
+
     _check_outcomes(len(residuals))
-    df = float(np.clip(t.fit(residuals, floc=0.)[0], 2.1, 100.))
-    return float(t.fit(residuals, fdf=df, floc=0.)[2]), df
+    df = float(np.clip(t.fit(residuals, floc=0.0)[0], 2.1, 100.0))
+    return float(t.fit(residuals, fdf=df, floc=0.0)[2]), df
 
 # %% ../nbs/04a_baselines.ipynb #77807a61
 class _Tabular(SequenceModel):
     "A mean from one row per session, and a law around it that does not change"
+
     def __init__(self, config):
         super().__init__(config)
-        n, fixed = len(config['horizons']), partial(nn.Parameter, requires_grad=False)
-        with drawn_from(): self.position = PositionHead(n).requires_grad_(False)
-        self.scale, self.df = fixed(torch.ones(n)), fixed(torch.full((n,), 6.))
+        n, fixed = len(config["horizons"]), partial(nn.Parameter, requires_grad=False)
+        with drawn_from():
+            self.position = PositionHead(n).requires_grad_(False)
+        self.scale, self.df = fixed(torch.ones(n)), fixed(torch.full((n,), 6.0))
         self.base = fixed(torch.zeros(n))
 
-    def init_cache(self, batch_size:int)->PoolCache: # zeros
+    def init_cache(self, batch_size: int) -> PoolCache:  # zeros
         "The cache before the first session"
         return PoolCache(*self.base.new_zeros(2, batch_size, 20, self.config["input_dim"]))
 
@@ -523,11 +612,12 @@ class _Fitted(_Tabular):
         return torch.cat(read).numpy(), np.concatenate(told).astype(float)
 
     @torch.no_grad()
-    def fit_windows(self,
-        train:Sequences, # windows to learn the mean from
-        valid:Sequences, # windows that choose how much to believe, and give the law
-        seed:int=0, # of whatever is random
-    )->dict: # 'train' and 'valid': minus the mean log-likelihood per outcome
+    def fit_windows(
+        self,
+        train: Sequences,  # windows to learn the mean from
+        valid: Sequences,  # windows that choose how much to believe, and give the law
+        seed: int = 0,  # of whatever is random
+    ) -> dict:  # 'train' and 'valid': minus the mean log-likelihood per outcome
         "Fit mean and law of every horizon; raises ModelInputError if too little is scored"
         tables, logs = [self._table(data) for data in (train, valid)], []
         for h in range(len(self.horizons)):
@@ -535,37 +625,43 @@ class _Fitted(_Tabular):
             said = self._fit_mean(h, *parts[0], *parts[1], seed)
             wrong = [y - mean for (_, y), mean in zip(parts, said)]
             self.scale[h], self.df[h] = fit_law(wrong[1])
-            law = torch.distributions.StudentT(self.df[h].cpu(), 0., self.scale[h].cpu())
+            law = torch.distributions.StudentT(self.df[h].cpu(), 0.0, self.scale[h].cpu())
             logs.append([-law.log_prob(torch.from_numpy(e)).mean().item() for e in wrong])
         return dict(zip(("train", "valid"), np.mean(logs, 0).tolist()))
 
 # %% ../nbs/04a_baselines.ipynb #660625fa
 class RidgeBaseline(_Fitted):
     "A shrunken line through today's features and their means over a week and a month"
-    def __init__(self,
-        input_dim:int, # features per session
-        penalties:tuple=(1e1, 1e2, 1e3, 1e4, 1e5, 1e6), # tried in turn; validation chooses
-        horizons:tuple=(1, 5, 21), # sessions ahead, one law each
+
+    def __init__(
+        self,
+        input_dim: int,  # features per session
+        penalties: tuple = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6),  # tried in turn; validation chooses
+        horizons: tuple = (1, 5, 21),  # sessions ahead, one law each
     ):
-        super().__init__(dict(input_dim=input_dim, penalties=list(penalties),
-                              horizons=list(horizons)))
+        super().__init__(
+            dict(input_dim=input_dim, penalties=list(penalties), horizons=list(horizons))
+        )
         if not penalties or any(not p > 0 for p in penalties):
-            raise ConfigError(f'penalties={penalties!r}; give numbers above 0')
+            raise ConfigError(f"penalties={penalties!r}; give numbers above 0")
         weights = torch.zeros(len(horizons), 4 * input_dim)
         self.weights = nn.Parameter(weights, requires_grad=False)
 
-    def read(self, x:Tensor, mask:Tensor, cache:PoolCache|None=None)->tuple: # (b, l, 4f), cache
+    def read(
+        self, x: Tensor, mask: Tensor, cache: PoolCache | None = None
+    ) -> tuple:  # (b, l, 4f), cache
         "Features, which were observed, and their means over a week and a month"
         seen = mask.to(x)
         week, month, cache = multi_scale(x * seen, seen, cache)
         return torch.cat([x * seen, seen, week, month], -1), cache
 
-    def mean(self, read:Tensor)->Tensor: # (b, l, H)
+    def mean(self, read: Tensor) -> Tensor:  # (b, l, H)
         "The line"
         return read @ self.weights.T + self.base
 
     def _fit_mean(self, h, X, y, X_valid, y_valid, seed):
         from sklearn.linear_model import Ridge
+
         X, X_valid = X.astype(float), X_valid.astype(float)
         lines = [Ridge(alpha=p).fit(X, y) for p in self.config["penalties"]]
         best = min(lines, key=lambda line: ((line.predict(X_valid) - y_valid) ** 2).mean())
@@ -574,24 +670,30 @@ class RidgeBaseline(_Fitted):
 
 # %% ../nbs/04a_baselines.ipynb #5d377df1
 def tree_table(
-    nodes:np.ndarray, # structured array of a tree, as scikit-learn's histogram boosting keeps it
-)->np.ndarray: # float32 (n, 6): feature, threshold, left, right, missing goes left, value
+    nodes: np.ndarray,  # structured array of a tree, as scikit-learn's histogram boosting keeps it
+) -> np.ndarray:  # float32 (n, 6): feature, threshold, left, right, missing goes left, value
     "A tree as numbers; a leaf leads to itself."
     here, leaf = np.arange(len(nodes)), nodes["is_leaf"].astype(bool)
     threshold = nodes["num_threshold"].astype(np.float32)
     above = threshold > nodes["num_threshold"]  # rounded down, so that v <= threshold stays true
     threshold[above] = np.nextafter(threshold[above], np.float32(-np.inf))
     left, right = (np.where(leaf, here, nodes[side]) for side in ("left", "right"))
-    columns = (np.where(leaf, 0, nodes["feature_idx"]), np.where(leaf, 0, threshold), left, right,
-               nodes["missing_go_to_left"], np.where(leaf, nodes["value"], 0))
+    columns = (
+        np.where(leaf, 0, nodes["feature_idx"]),
+        np.where(leaf, 0, threshold),
+        left,
+        right,
+        nodes["missing_go_to_left"],
+        np.where(leaf, nodes["value"], 0),
+    )
     return np.stack(columns, 1).astype(np.float32)
 
 # %% ../nbs/04a_baselines.ipynb #45dc8b9b
-def grown(
-    trees:Tensor, # (T, n, 6), from `tree_table`
-    v:Tensor, # rows (r, w), NaN = missing
-    depth:int, # of the deepest tree
-)->Tensor: # (r,): the sum over trees
+def predict_trees(
+    trees: Tensor,  # (T, n, 6), from `tree_table`
+    v: Tensor,  # rows (r, w), NaN = missing
+    depth: int,  # of the deepest tree
+) -> Tensor:  # (r,): the sum over trees
     "What the trees say to each row."
     feature, threshold, left, right, missing_left, value = trees.unbind(-1)  # 6 x (T, n)
     feature, left, right = (t.long() for t in (feature, left, right))
@@ -605,76 +707,103 @@ def grown(
 
 # %% ../nbs/04a_baselines.ipynb #eba9d4f7
 class _Trees(_Fitted):
-    def read(self, x:Tensor, mask:Tensor, cache:PoolCache|None=None)->tuple: # (b, l, 3f), cache
+    def read(
+        self, x: Tensor, mask: Tensor, cache: PoolCache | None = None
+    ) -> tuple:  # (b, l, 3f), cache
         "Features, NaN where not observed, and their means over a week and a month"
         seen = mask.to(x)
-        x = torch.where(mask, (x * 4096).round() / 4096, 0.)  # sums of 21 are exact in any order
+        x = torch.where(mask, (x * 4096).round() / 4096, 0.0)  # sums of 21 are exact in any order
         week, month, cache = multi_scale(x, seen, cache)
         return torch.cat([x.masked_fill(~mask, torch.nan), week, month], -1), cache
 
-    def mean(self, read:Tensor)->Tensor: # (b, l, H)
+    def mean(self, read: Tensor) -> Tensor:  # (b, l, H)
         "The sum of the trees of each horizon"
         rows, depth = read.flatten(0, -2), self.config["max_depth"]
-        said = [base + grown(trees[trees.any(-1).any(-1)], rows, depth)
-                for base, trees in zip(self.base, self.trees)]
+        said = [
+            base + predict_trees(trees[trees.any(-1).any(-1)], rows, depth)
+            for base, trees in zip(self.base, self.trees)
+        ]
         return torch.stack(said, -1).unflatten(0, read.shape[:-1])
 
     def _fit_mean(self, h, X, y, X_valid, y_valid, seed):
         from sklearn.ensemble import HistGradientBoostingRegressor
+
         c = self.config
         forest = HistGradientBoostingRegressor(
-            learning_rate=c["rate"], max_iter=c["n_trees"], max_depth=c["max_depth"],
-            max_leaf_nodes=2 ** c["max_depth"], min_samples_leaf=c["min_leaf"],
-            max_features=c["max_features"], early_stopping=False, random_state=seed)
-        forest.fit(np.where(np.isfinite(X).any(0), X, 0.), y)  # never observed: nothing to split
+            learning_rate=c["rate"],
+            max_iter=c["n_trees"],
+            max_depth=c["max_depth"],
+            max_leaf_nodes=2 ** c["max_depth"],
+            min_samples_leaf=c["min_leaf"],
+            max_features=c["max_features"],
+            early_stopping=False,
+            random_state=seed,
+        )
+        forest.fit(np.where(np.isfinite(X).any(0), X, 0.0), y)  # never observed: nothing to split
         wrong = [((y_valid - y.mean()) ** 2).mean()]  # of no tree at all, then of one, two, ...
         wrong += [((said - y_valid) ** 2).mean() for said in forest.staged_predict(X_valid)]
-        kept = [tree_table(stage[0].nodes) for stage in forest._predictors][:np.argmin(wrong)]
-        self.base[h], self.trees[h] = float(y.mean()), 0.
-        for slot, table in zip(self.trees[h], kept): slot[:len(table)] = torch.from_numpy(table)
+        kept = [tree_table(stage[0].nodes) for stage in forest._predictors][: np.argmin(wrong)]
+        self.base[h], self.trees[h] = float(y.mean()), 0.0
+        for slot, table in zip(self.trees[h], kept):
+            slot[: len(table)] = torch.from_numpy(table)
         rows = (torch.from_numpy(v).to(self.base) for v in (X, X_valid))
         return [self.mean(v[None])[0, :, h].cpu().double().numpy() for v in rows]
 
 # %% ../nbs/04a_baselines.ipynb #de60e6e9
 class BoostingBaseline(_Trees):
     "Histogram gradient boosting on today's features and their means over a week and a month"
-    def __init__(self,
-        input_dim:int, # features per session
-        n_trees:int=150, # per horizon, at most; validation chooses
-        max_depth:int=4, # questions a tree asks, at most
-        rate:float=.05, # share of each tree that is believed
-        min_leaf:int=200, # sessions in a leaf, at least
-        max_features:float=.5, # share of the features each split may ask, drawn by the seed
-        horizons:tuple=(1, 5, 21), # sessions ahead, one law each
+
+    def __init__(
+        self,
+        input_dim: int,  # features per session
+        n_trees: int = 150,  # per horizon, at most; validation chooses
+        max_depth: int = 4,  # questions a tree asks, at most
+        rate: float = 0.05,  # share of each tree that is believed
+        min_leaf: int = 200,  # sessions in a leaf, at least
+        max_features: float = 0.5,  # share of the features each split may ask, drawn by the seed
+        horizons: tuple = (1, 5, 21),  # sessions ahead, one law each
     ):
-        super().__init__(dict(input_dim=input_dim, n_trees=n_trees, max_depth=max_depth, rate=rate,
-                              min_leaf=min_leaf, max_features=max_features,
-                              horizons=list(horizons)))
+        super().__init__(
+            dict(
+                input_dim=input_dim,
+                n_trees=n_trees,
+                max_depth=max_depth,
+                rate=rate,
+                min_leaf=min_leaf,
+                max_features=max_features,
+                horizons=list(horizons),
+            )
+        )
         whole = dict(n_trees=n_trees, max_depth=max_depth, min_leaf=min_leaf)
-        if wrong := [f'{k}={v!r}' for k, v in whole.items() if type(v) is not int or v < 1]:
-            raise ConfigError(f'{", ".join(wrong)}; give whole numbers of at least 1')
+        if wrong := [f"{k}={v!r}" for k, v in whole.items() if type(v) is not int or v < 1]:
+            raise ConfigError(f"{', '.join(wrong)}; give whole numbers of at least 1")
         if not (rate > 0 and 0 < max_features <= 1):
-            raise ConfigError(f'rate={rate!r}, max_features={max_features!r}; '
-                              'give shares in (0, 1]')
+            raise ConfigError(
+                f"rate={rate!r}, max_features={max_features!r}; give shares in (0, 1]"
+            )
         trees = torch.zeros(len(horizons), n_trees, 2 ** (max_depth + 1) - 1, 6)
         self.trees = nn.Parameter(trees, requires_grad=False)  # of zeros: a tree that says 0
 
 # %% ../nbs/04a_baselines.ipynb #5b51728f
 def equal_parameters(
-    build:Callable[[int], SequenceModel], # width -> model; more width, more parameters
-    target:int, # parameters wanted
-    multiple:int=4, # the width is a multiple of this, the number of heads
-)->tuple[SequenceModel, int]: # model, its parameters; raises ConfigError if none is near
+    build: Callable[[int], SequenceModel],  # width -> model; more width, more parameters
+    target: int,  # parameters wanted
+    multiple: int = 4,  # the width is a multiple of this, the number of heads
+) -> tuple[SequenceModel, int]:  # model, its parameters; raises ConfigError if none is near
     "The model whose width brings its parameters nearest to `target`"
     with torch.random.fork_rng(devices=[]):  # trials draw no numbers from the caller
         size, low, high = lambda n: build(n * multiple).num_parameters, 1, 2
-        while size(high) < target: low, high = high, 2 * high
+        while size(high) < target:
+            low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if size(middle) < target else (low, middle)
-        width, n = min(((m * multiple, size(m)) for m in (low, high)),
-                       key=lambda found: abs(found[1] - target))
+        width, n = min(
+            ((m * multiple, size(m)) for m in (low, high)), key=lambda found: abs(found[1] - target)
+        )
     if not target / 2 <= n <= 2 * target:
-        raise ConfigError(f'{target:,} parameters wanted, but at width {width} there are {n:,}; '
-                          'give a larger target or a smaller multiple')
+        raise ConfigError(
+            f"{target:,} parameters wanted, but at width {width} there are {n:,}; "
+            "give a larger target or a smaller multiple"
+        )
     return build(width), n

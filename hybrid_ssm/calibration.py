@@ -27,6 +27,7 @@ from .targets import Targets
 # %% ../nbs/05a_calibration.ipynb #df3d0708
 class Outcomes(NamedTuple):
     "One horizon of a forecast beside what happened."
+
     y: np.ndarray  # (S, N) realised return in volatilities; NaN where unknown
     mean: np.ndarray  # (S, N) mu
     scale: np.ndarray  # (S, N) sigma
@@ -40,56 +41,73 @@ def _positions(wanted, have, kind):
     if (at < 0).any():
         first = wanted[int((at < 0).argmax())]
         first = f"{first:%Y-%m-%d}" if kind == "session" else first
-        raise DataError(f"{kind} {first} of the forecast has no label: {(at < 0).sum()} of "
-                        f"{len(at)} are missing; make targets and forecast from the same bars",
-                        rule="different grids", value=first)
+        raise DataError(
+            f"{kind} {first} of the forecast has no label: {(at < 0).sum()} of "
+            f"{len(at)} are missing; make targets and forecast from the same bars",
+            rule="different grids",
+            value=first,
+        )
     return at
 
 
 def _check_horizon(horizon, forecast, targets):
     for name, known in (("forecast", forecast.horizons), ("targets", targets.horizons)):
         if horizon not in known:
-            raise DataError(f"horizon {horizon} is not among those of the {name}: choose one of "
-                            f"{tuple(known)}", rule="unknown horizon", value=horizon)
+            raise DataError(
+                f"horizon {horizon} is not among those of the {name}: choose one of {tuple(known)}",
+                rule="unknown horizon",
+                value=horizon,
+            )
 
 # %% ../nbs/05a_calibration.ipynb #4e8d884e
 def _check_law(forecast, mean, scale, df):
     "Raise DataError for what is no Student-t law, or not in order of time"
     if not (forecast.sessions.is_monotonic_increasing and forecast.sessions.is_unique):
-        raise DataError("the sessions of the forecast are not in order, each once: sort them",
-                        rule="not in order")
-    for name, v, wrong in (("mean", mean, np.isinf(mean)), ("scale", scale, ~(scale > 0)),
-                           ("df", df, ~(df > 1))):
+        raise DataError(
+            "the sessions of the forecast are not in order, each once: sort them",
+            rule="not in order",
+        )
+    for name, v, wrong in (
+        ("mean", mean, np.isinf(mean)),
+        ("scale", scale, ~(scale > 0)),
+        ("df", df, ~(df > 1)),
+    ):
         wrong = wrong & ~np.isnan(v)
         if wrong.any():
             t, i = np.argwhere(wrong)[0]
-            raise DataError(f"{name} of {forecast.symbols[i]} on {forecast.sessions[t]:%Y-%m-%d} "
-                            f"is {v[t, i]}: a law has a finite mean, a scale above 0, df above 1",
-                            rule="no law", value=float(v[t, i]))
+            raise DataError(
+                f"{name} of {forecast.symbols[i]} on {forecast.sessions[t]:%Y-%m-%d} "
+                f"is {v[t, i]}: a law has a finite mean, a scale above 0, df above 1",
+                rule="no law",
+                value=float(v[t, i]),
+            )
 
 
 def _shared(forecast, targets):
     "The horizons that both have; raises DataError where there is none"
     both = [h for h in forecast.horizons if h in targets.horizons]
     if not both:
-        raise DataError(f"the forecast has laws at horizons {forecast.horizons}, the targets at "
-                        f"{targets.horizons}: none is shared", rule="unknown horizon")
+        raise DataError(
+            f"the forecast has laws at horizons {forecast.horizons}, the targets at "
+            f"{targets.horizons}: none is shared",
+            rule="unknown horizon",
+        )
     return both
 
 # %% ../nbs/05a_calibration.ipynb #73679889
 def outcomes(
-    forecast:Forecast, # what was said
-    targets:Targets, # what happened, for at least its sessions and symbols
-    horizon:int=1, # sessions
-)->Outcomes: # raises DataError for another horizon, session or symbol
+    forecast: Forecast,  # what was said
+    targets: Targets,  # what happened, for at least its sessions and symbols
+    horizon: int = 1,  # sessions
+) -> Outcomes:  # raises DataError for another horizon, session or symbol
     "Put one horizon of a forecast beside the labels of the same sessions and symbols."
     _check_horizon(horizon, forecast, targets)
     rows = _positions(forecast.sessions, targets.sessions, "session")
     cells = np.ix_(rows, _positions(forecast.symbols, targets.symbols, "symbol"))
     k = list(targets.horizons).index(horizon)
     at, S = targets.known_at[..., k][cells], len(rows)
-    known = np.searchsorted(rows, at)                       # the first row that may look back at it
-    known = np.where((at < 0) | (known >= S), -1, known)    # (S, N)
+    known = np.searchsorted(rows, at)  # the first row that may look back at it
+    known = np.where((at < 0) | (known >= S), -1, known)  # (S, N)
     law = [np.asarray(getattr(forecast, q)[horizon], float) for q in ("mean", "scale", "df")]
     _check_law(forecast, *law)
     return Outcomes(targets.scaled[..., k][cells], *law, known)
@@ -98,6 +116,7 @@ def outcomes(
 @dataclass(frozen=True)
 class Estimate:
     "A mean that does not travel without its standard error."
+
     value: float  # NaN where there is no outcome
     se: float  # standard error; NaN where the sessions are too few or all outcomes are equal
     n: int  # outcomes
@@ -112,60 +131,70 @@ class Estimate:
 
 # %% ../nbs/05a_calibration.ipynb #6a72d592
 def dependent_mean(
-    values:pd.DataFrame|np.ndarray, # (S, N), rows in order of time; NaN is left out
-    horizon:int=1, # sessions over which one value looks
-)->Estimate: # of the mean over all cells
+    values: pd.DataFrame | np.ndarray,  # (S, N), rows in order of time; NaN is left out
+    horizon: int = 1,  # sessions over which one value looks
+) -> Estimate:  # of the mean over all cells
     "Mean over symbols that move together and sessions that overlap (Newey and West 1987)."
     v = np.asarray(values, float)
     there = np.isfinite(v)
     n, rows = int(there.sum()), int(there.any(1).sum())
     value = v[there].mean() if n else nan
     lags = max(3 * horizon, ceil(rows ** (1 / 3)))
-    e = np.where(there, v - value, 0.).sum(1)               # (S,) one sum a session
-    spread = (e * e).sum() + 2 * sum((1 - k / (lags + 1)) * (e[k:] * e[:-k]).sum()
-                                     for k in range(1, min(lags, len(e) - 1) + 1))
+    e = np.where(there, v - value, 0.0).sum(1)  # (S,) one sum a session
+    spread = (e * e).sum() + 2 * sum(
+        (1 - k / (lags + 1)) * (e[k:] * e[:-k]).sum() for k in range(1, min(lags, len(e) - 1) + 1)
+    )
     if rows <= 2 * lags or not spread > 1e-20 * n:
         return Estimate(float(value), nan, n, nan)
-    se = (spread / (1 - lags / rows)) ** .5 / n             # the mean was fitted too
+    se = (spread / (1 - lags / rows)) ** 0.5 / n  # the mean was fitted too
     return Estimate(float(value), float(se), n, float(v[there].var() / se**2))
 
 # %% ../nbs/05a_calibration.ipynb #c97d2585
 def pit(
-    forecast:Forecast, # what was said
-    targets:Targets, # what happened
-    horizon:int=1, # sessions
-)->pd.DataFrame: # sessions x symbols in [0, 1]; NaN where law or outcome is unknown
+    forecast: Forecast,  # what was said
+    targets: Targets,  # what happened
+    horizon: int = 1,  # sessions
+) -> pd.DataFrame:  # sessions x symbols in [0, 1]; NaN where law or outcome is unknown
     "Probability integral transform: where the outcomes fell within the predictive law."
     from scipy.stats import t
+
     o = outcomes(forecast, targets, horizon)
     return pd.DataFrame(t.cdf((o.y - o.mean) / o.scale, o.df), forecast.sessions, forecast.symbols)
 
 # %% ../nbs/05a_calibration.ipynb #7ad10e3c
 def calibration_verdict(
-    pit:np.ndarray, # quantiles of the outcomes, any shape; NaN is left out
-)->str: # one sentence
+    pit: np.ndarray,  # quantiles of the outcomes, any shape; NaN is left out
+) -> str:  # one sentence
     "What the calibration figure shows, in words."
     pit = np.asarray(pit)[np.isfinite(pit)]
     if not pit.size or pit.min() < 0 or pit.max() > 1:
-        raise DataError("quantiles lie between 0 and 1, and there must be some: give what `pit` "
-                        "returns, of a forecast with known outcomes", rule="no quantiles")
-    held, low = (np.abs(pit - .5) < .4).mean(), (pit < .5).mean()
-    width = "too wide" if held > .82 else "too narrow" if held < .78 else "about as wide as it says"
-    lean = "too high" if low > .52 else "too low" if low < .48 else "in the right place"
-    return (f"The 80 % interval held {held:.1%} of the outcomes and {low:.1%} of them fell below "
-            f"the median: the law is {width} and its middle {lean}.")
+        raise DataError(
+            "quantiles lie between 0 and 1, and there must be some: give what `pit` "
+            "returns, of a forecast with known outcomes",
+            rule="no quantiles",
+        )
+    held, low = (np.abs(pit - 0.5) < 0.4).mean(), (pit < 0.5).mean()
+    width = (
+        "too wide" if held > 0.82 else "too narrow" if held < 0.78 else "about as wide as it says"
+    )
+    lean = "too high" if low > 0.52 else "too low" if low < 0.48 else "in the right place"
+    return (
+        f"The 80 % interval held {held:.1%} of the outcomes and {low:.1%} of them fell below "
+        f"the median: the law is {width} and its middle {lean}."
+    )
 
 # %% ../nbs/05a_calibration.ipynb #c06c8fea
 def dominant_regime(
-    forecast:Forecast, # with regime weights
-)->pd.DataFrame: # sessions x symbols, position in `forecast.regime`; -1 where unknown
+    forecast: Forecast,  # with regime weights
+) -> pd.DataFrame:  # sessions x symbols, position in `forecast.regime`; -1 where unknown
     "The regime with the largest weight."
     if not forecast.regime:
-        raise DataError("the forecast carries no regime weights: leave the regimes out",
-                        rule="no regimes")
+        raise DataError(
+            "the forecast carries no regime weights: leave the regimes out", rule="no regimes"
+        )
     weights = np.stack([np.asarray(f, float) for f in forecast.regime.values()])  # (k, S, N)
     known = np.isfinite(weights).all(0)
-    largest = np.where(known, np.where(known, weights, 0.).argmax(0), -1)
+    largest = np.where(known, np.where(known, weights, 0.0).argmax(0), -1)
     return pd.DataFrame(largest, forecast.sessions, forecast.symbols)
 
 
@@ -181,16 +210,20 @@ def _groups(forecast):
 def _check_level(*levels):
     for level in levels:
         if not isinstance(level, Real) or not 0 < level < 1:
-            raise DataError(f"level {level!r} is not between 0 and 1: a 90 % interval is level .9",
-                            rule="bad level", value=level)
+            raise DataError(
+                f"level {level!r} is not between 0 and 1: a 90 % interval is level .9",
+                rule="bad level",
+                value=level,
+            )
 
 # %% ../nbs/05a_calibration.ipynb #f1e1e0f1
 @dataclass(frozen=True, eq=False, repr=False)
 class CoverageTable:
     "Announced and actual coverage of central intervals, by horizon and regime."
+
     frame: pd.DataFrame  # horizon, regime, nominal, actual, se, outcomes, effective
 
-    def wide(self)->pd.DataFrame:
+    def wide(self) -> pd.DataFrame:
         "One row per horizon and regime, one column per level: actual ± standard error, in %."
         f = self.frame
         text = [f"{100 * a:.1f} ± {100 * s:.1f}" for a, s in zip(f["actual"], f["se"])]
@@ -199,8 +232,10 @@ class CoverageTable:
         out = out.reindex(pd.MultiIndex.from_frame(f[keys].drop_duplicates()))
         out.columns = [f"{100 * c:g} %" for c in out.columns]
         size = f.groupby(keys)
-        return out.assign(outcomes=size["outcomes"].max(),
-                          effective=size["effective"].mean().round().astype("Int64"))
+        return out.assign(
+            outcomes=size["outcomes"].max(),
+            effective=size["effective"].mean().round().astype("Int64"),
+        )
 
     def __repr__(self):
         return self.wide().to_string()
@@ -213,16 +248,23 @@ def _rows(hits, groups, nominal, horizon):
     "One row per group: share of hits (1, 0, NaN) with its error."
     for name, cells in groups.items():
         e = dependent_mean(np.where(cells, hits, np.nan), horizon)
-        yield dict(horizon=horizon, regime=name, nominal=nominal, actual=e.value, se=e.se,
-                   outcomes=e.n, effective=e.effective)
+        yield dict(
+            horizon=horizon,
+            regime=name,
+            nominal=nominal,
+            actual=e.value,
+            se=e.se,
+            outcomes=e.n,
+            effective=e.effective,
+        )
 
 # %% ../nbs/05a_calibration.ipynb #f5fb4641
 def coverage(
-    forecast:Forecast, # what was said
-    targets:Targets, # what happened
-    levels:Sequence=(.5, .8, .9, .95), # announced coverage of central intervals
-    horizons:Sequence|None=None, # sessions; None = all that both have
-)->CoverageTable: # overall and, where the forecast has regimes, for each of them
+    forecast: Forecast,  # what was said
+    targets: Targets,  # what happened
+    levels: Sequence = (0.5, 0.8, 0.9, 0.95),  # announced coverage of central intervals
+    horizons: Sequence | None = None,  # sessions; None = all that both have
+) -> CoverageTable:  # overall and, where the forecast has regimes, for each of them
     "How often central intervals held what happened, beside how often they said they would."
     levels = [levels] if isinstance(levels, Real) else list(levels)
     _check_level(*levels)
@@ -240,6 +282,7 @@ def coverage(
 @dataclass(frozen=True, eq=False, repr=False)
 class Reliability:
     "Announced and actual frequency of positive returns, and the Brier score in parts."
+
     frame: pd.DataFrame  # one row a bin: probability, frequency, se, outcomes
     brier: Estimate  # mean squared error of the probability; a coin scores .25
     reliability: float  # penalty for probabilities that were not kept
@@ -247,19 +290,21 @@ class Reliability:
     uncertainty: float  # what the base rate alone would score
 
     @property
-    def within(self)->float:
+    def within(self) -> float:
         "What the bins hide: the Brier score less its three parts."
         return self.brier.value - (self.reliability - self.resolution + self.uncertainty)
 
     @property
-    def skill(self)->float:
+    def skill(self) -> float:
         "Share of the base rate's Brier score that the forecast saves; below 0, it adds to it."
         return 1 - self.brier.value / self.uncertainty
 
     def __str__(self):
-        return (f"Brier {self.brier.value:.4f} ± {self.brier.se:.4f} = reliability "
-                f"{self.reliability:.5f} - resolution {self.resolution:.5f} + uncertainty "
-                f"{self.uncertainty:.4f} {self.within:+.5f} within bins; skill {self.skill:+.2%}")
+        return (
+            f"Brier {self.brier.value:.4f} ± {self.brier.se:.4f} = reliability "
+            f"{self.reliability:.5f} - resolution {self.resolution:.5f} + uncertainty "
+            f"{self.uncertainty:.4f} {self.within:+.5f} within bins; skill {self.skill:+.2%}"
+        )
 
     def __repr__(self):
         return f"{self.frame.to_string(float_format='{:.3f}'.format)}\n{self}"
@@ -275,95 +320,110 @@ def _direction_bins(p, up, bins, horizon):
     rows = []
     for k in np.unique(which[which >= 0]):
         e = dependent_mean(np.where(which == k, up, np.nan), horizon)
-        rows.append(dict(probability=p[which == k].mean(), frequency=e.value, se=e.se,
-                         outcomes=e.n))
+        rows.append(
+            dict(probability=p[which == k].mean(), frequency=e.value, se=e.se, outcomes=e.n)
+        )
     return pd.DataFrame(rows).rename_axis("bin")
 
 # %% ../nbs/05a_calibration.ipynb #5de56c42
 def reliability(
-    forecast:Forecast, # what was said
-    targets:Targets, # what happened
-    horizon:int=1, # sessions
-    bins:int=10, # of equal number of outcomes
-)->Reliability: # bins with errors, Brier score in parts
+    forecast: Forecast,  # what was said
+    targets: Targets,  # what happened
+    horizon: int = 1,  # sessions
+    bins: int = 10,  # of equal number of outcomes
+) -> Reliability:  # bins with errors, Brier score in parts
     "Whether announced probabilities of a rise were kept (Murphy 1973)."
     if not isinstance(bins, (int, np.integer)) or bins < 1:
         raise DataError(f"bins={bins!r}: give a whole number of at least 1", rule="bad bins")
     o = outcomes(forecast, targets, horizon)
     p = law_direction(o.mean, o.scale, o.df)
-    p = np.where(np.isfinite(o.y), p, np.nan)               # (S, N)
+    p = np.where(np.isfinite(o.y), p, np.nan)  # (S, N)
     up = np.where(np.isfinite(p), o.y > 0, np.nan)
     if not np.isfinite(p).any():
-        raise DataError("no outcome of the forecast is known: judge it later or on an earlier "
-                        "window", rule="too few outcomes", value=0)
+        raise DataError(
+            "no outcome of the forecast is known: judge it later or on an earlier window",
+            rule="too few outcomes",
+            value=0,
+        )
     table = _direction_bins(p, up, bins, horizon)
     base, share = np.nanmean(up), table["outcomes"] / table["outcomes"].sum()
     kept = (share * (table["probability"] - table["frequency"]) ** 2).sum()
     told = (share * (table["frequency"] - base) ** 2).sum()
-    return Reliability(table, dependent_mean((p - up) ** 2, horizon), float(kept), float(told),
-                       float(base * (1 - base)))
+    return Reliability(
+        table,
+        dependent_mean((p - up) ** 2, horizon),
+        float(kept),
+        float(told),
+        float(base * (1 - base)),
+    )
 
 # %% ../nbs/05a_calibration.ipynb #fc326f1a
 def law_crps(
-    y:np.ndarray, # what happened
-    mean:np.ndarray, # location mu
-    scale:np.ndarray, # scale sigma > 0
-    df:np.ndarray, # degrees of freedom nu > 1
-)->np.ndarray: # same unit as y; less is better
+    y: np.ndarray,  # what happened
+    mean: np.ndarray,  # location mu
+    scale: np.ndarray,  # scale sigma > 0
+    df: np.ndarray,  # degrees of freedom nu > 1
+) -> np.ndarray:  # same unit as y; less is better
     "Continuous ranked probability score of a Student-t law (Jordan, Krüger and Lerch 2019)."
     from scipy.special import betaln
     from scipy.stats import t
+
     nu, z = np.asarray(df), (np.asarray(y) - mean) / scale
-    floor = 2 * np.sqrt(nu) / (nu - 1) * np.exp(betaln(.5, nu - .5) - 2 * betaln(.5, nu / 2))
+    floor = 2 * np.sqrt(nu) / (nu - 1) * np.exp(betaln(0.5, nu - 0.5) - 2 * betaln(0.5, nu / 2))
     body = z * (2 * t.cdf(z, nu) - 1) + 2 * t.pdf(z, nu) * (nu + z**2) / (nu - 1)
     return scale * (body - floor)
 
 # %% ../nbs/05a_calibration.ipynb #e935a315
 def law_log_score(
-    y:np.ndarray, # what happened
-    mean:np.ndarray, # location mu
-    scale:np.ndarray, # scale sigma > 0
-    df:np.ndarray, # degrees of freedom nu > 0
-)->np.ndarray: # minus the log density; less is better
+    y: np.ndarray,  # what happened
+    mean: np.ndarray,  # location mu
+    scale: np.ndarray,  # scale sigma > 0
+    df: np.ndarray,  # degrees of freedom nu > 0
+) -> np.ndarray:  # minus the log density; less is better
     "Logarithmic score of a Student-t law (Good 1952)."
     from scipy.stats import t
+
     return np.log(scale) - t.logpdf((np.asarray(y) - mean) / scale, df)
 
 # %% ../nbs/05a_calibration.ipynb #bf2bceeb
 def law_interval(
-    mean:np.ndarray, # location mu
-    scale:np.ndarray, # scale sigma > 0
-    df:np.ndarray, # degrees of freedom nu
-    level:float=.9, # probability inside
-)->tuple: # (lower, upper), same shape
+    mean: np.ndarray,  # location mu
+    scale: np.ndarray,  # scale sigma > 0
+    df: np.ndarray,  # degrees of freedom nu
+    level: float = 0.9,  # probability inside
+) -> tuple:  # (lower, upper), same shape
     "Central interval of a Student-t law."
     from scipy.stats import t
+
     _check_level(level)
     half = np.asarray(scale) * t.ppf((1 + level) / 2, df)
     return mean - half, mean + half
 
 # %% ../nbs/05a_calibration.ipynb #dd642373
 def sharpness(
-    forecast:Forecast, # what was said
-    level:float=.9, # of the interval
-)->pd.DataFrame: # one row per horizon: mean width of the interval and mean standard deviation
+    forecast: Forecast,  # what was said
+    level: float = 0.9,  # of the interval
+) -> pd.DataFrame:  # one row per horizon: mean width of the interval and mean standard deviation
     "How narrow the announced laws are, in volatilities; no outcome is needed."
     rows = {}
     for h in forecast.horizons:
         law = [np.asarray(getattr(forecast, q)[h], float) for q in ("mean", "scale", "df")]
         lower, upper = law_interval(*law, level)
-        rows[h] = {f"width {100 * level:g} %": np.nanmean(upper - lower),
-                   "standard deviation": np.nanmean(law_uncertainty(*law[1:]))}
+        rows[h] = {
+            f"width {100 * level:g} %": np.nanmean(upper - lower),
+            "standard deviation": np.nanmean(law_uncertainty(*law[1:])),
+        }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("horizon")
 
 # %% ../nbs/05a_calibration.ipynb #5b5fef9b
 @dataclass(frozen=True, eq=False, repr=False)
 class ScoreTable:
     "Proper scores of a forecast by horizon, each with its error; less is better."
+
     estimates: dict  # (horizon, score) -> Estimate
 
     @property
-    def frame(self)->pd.DataFrame:
+    def frame(self) -> pd.DataFrame:
         "One row per horizon, one column per score: value ± standard error."
         text = {k: f"{e.value:.4f} ± {e.se:.4f}" for k, e in self.estimates.items()}
         out = pd.Series(text).unstack()
@@ -378,9 +438,9 @@ class ScoreTable:
 
 # %% ../nbs/05a_calibration.ipynb #493e90d9
 def score_table(
-    forecast:Forecast, # what was said
-    targets:Targets, # what happened
-)->ScoreTable: # log score, CRPS and Brier score of the direction
+    forecast: Forecast,  # what was said
+    targets: Targets,  # what happened
+) -> ScoreTable:  # log score, CRPS and Brier score of the direction
     "Proper scores of every horizon that both have."
     out = {}
     for h in _shared(forecast, targets):
@@ -396,39 +456,56 @@ def score_table(
 @dataclass(frozen=True, repr=False)
 class Calibration:
     "Factors on the scale and on the location of a law, fitted on the past."
+
     scale: dict  # horizon -> factor on sigma; above 1, the law was too narrow
     shrink: dict  # horizon -> factor on mu in [0, 1]
     error: dict = field(default_factory=dict)  # horizon -> standard error of log(scale)
     outcomes: dict = field(default_factory=dict)  # horizon -> labels the fit rests on
     until: str = ""  # labels known before this session were used
 
-    def apply(self, forecast:Forecast)->Forecast:
+    def apply(self, forecast: Forecast) -> Forecast:
         "The same forecast with mended laws; positions and regimes are left alone."
         missing = [h for h in forecast.horizons if h not in self.scale]
         if missing:
-            raise DataError(f"horizon {missing[0]} was not calibrated: fit on a forecast that has "
-                            f"it; this one knows {tuple(self.scale)}", rule="unknown horizon",
-                            value=missing[0])
+            raise DataError(
+                f"horizon {missing[0]} was not calibrated: fit on a forecast that has "
+                f"it; this one knows {tuple(self.scale)}",
+                rule="unknown horizon",
+                value=missing[0],
+            )
         mean = {h: self.shrink[h] * f for h, f in forecast.mean.items()}
         scale = {h: self.scale[h] * f for h, f in forecast.scale.items()}
         return replace(forecast, mean=mean, scale=scale)
 
-    def to_dict(self)->dict:
+    def to_dict(self) -> dict:
         "Plain numbers and strings, ready for JSON."
-        return {k: {str(h): x for h, x in v.items()} if isinstance(v, dict) else v
-                for k, v in asdict(self).items()}
+        return {
+            k: {str(h): x for h, x in v.items()} if isinstance(v, dict) else v
+            for k, v in asdict(self).items()
+        }
 
     @classmethod
-    def from_dict(cls, tree:dict)->"Calibration":
+    def from_dict(cls, tree: dict) -> "Calibration":
         "The calibration that `to_dict` described."
-        return cls(**{k: {int(h): x for h, x in v.items()} if isinstance(v, dict) else v
-                      for k, v in tree.items()})
+        return cls(
+            **{
+                k: {int(h): x for h, x in v.items()} if isinstance(v, dict) else v
+                for k, v in tree.items()
+            }
+        )
 
     @property
-    def frame(self)->pd.DataFrame:
+    def frame(self) -> pd.DataFrame:
         "One row per horizon."
-        rows = {h: {"scale": s, "± of scale": s * self.error[h], "shrink": self.shrink[h],
-                    "outcomes": self.outcomes[h]} for h, s in self.scale.items()}
+        rows = {
+            h: {
+                "scale": s,
+                "± of scale": s * self.error[h],
+                "shrink": self.shrink[h],
+                "outcomes": self.outcomes[h],
+            }
+            for h, s in self.scale.items()
+        }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("horizon")
 
     def __repr__(self):
@@ -459,12 +536,18 @@ def _scale_error(parameters, o, horizon):
 def _fit_scaling(o, horizon):
     "(scale, shrink, error of log scale, outcomes) by likelihood."
     from scipy.optimize import minimize
+
     there = np.isfinite(o.y) & np.isfinite(o.mean)
     cells = tuple(a[there] for a in (o.y, o.mean, o.scale, o.df))
-    best = minimize(_scaled_loss, [0., 1.], cells, "L-BFGS-B", jac=True,
-                    bounds=[(-3., 3.), (0., 1.)]).x
-    return (float(np.exp(best[0])), float(best[1]), float(_scale_error(best, o, horizon)),
-            int(there.sum()))
+    best = minimize(
+        _scaled_loss, [0.0, 1.0], cells, "L-BFGS-B", jac=True, bounds=[(-3.0, 3.0), (0.0, 1.0)]
+    ).x
+    return (
+        float(np.exp(best[0])),
+        float(best[1]),
+        float(_scale_error(best, o, horizon)),
+        int(there.sum()),
+    )
 
 # %% ../nbs/05a_calibration.ipynb #7cc0ba3f
 def _known_before(forecast, targets, horizon, until):
@@ -485,18 +568,23 @@ def _side_by_side(parts):
 def _check_enough(o, name, minimum):
     found = int((np.isfinite(o.y) & np.isfinite(o.mean)).sum())
     if found < minimum:
-        raise DataError(f"horizon {name}: {found} outcomes are known in time, {minimum} are "
-                        "needed: use a longer validation window or a later `until`",
-                        rule="too few outcomes", value=found)
+        raise DataError(
+            f"horizon {name}: {found} outcomes are known in time, {minimum} are "
+            "needed: use a longer validation window or a later `until`",
+            rule="too few outcomes",
+            value=found,
+        )
 
 # %% ../nbs/05a_calibration.ipynb #4032c6ae
 def fit_calibration(
-    forecast:Forecast, # of validation sessions
-    targets:Targets, # labels of at least those
-    until:str|pd.Timestamp|None=None, # labels count if known before this session; None = all
-    shared:bool=False, # one pair of factors for all horizons
-    min_outcomes:int=250, # fewer are refused
-)->Calibration: # raises DataError where too few outcomes are known in time
+    forecast: Forecast,  # of validation sessions
+    targets: Targets,  # labels of at least those
+    until: str
+    | pd.Timestamp
+    | None = None,  # labels count if known before this session; None = all
+    shared: bool = False,  # one pair of factors for all horizons
+    min_outcomes: int = 250,  # fewer are refused
+) -> Calibration:  # raises DataError where too few outcomes are known in time
     "Fit the factors of a law by likelihood on outcomes that were known in time."
     day = parse_day(until, "until")
     end = len(targets.sessions) if day is None else int(targets.sessions.searchsorted(day))
@@ -513,18 +601,22 @@ def fit_calibration(
 
 # %% ../nbs/05a_calibration.ipynb #4578cf99
 def check_calibratable(
-    learner:object, # a model or a forecast
-    name:str='', # what it is called, for the message
-)->None: # raises DataError where it says no predictive law
+    learner: object,  # a model or a forecast
+    name: str = "",  # what it is called, for the message
+) -> None:  # raises DataError where it says no predictive law
     "Whether there is a law to recalibrate; asked before a training, it saves the training."
     if not getattr(learner, "horizons", ()):
-        raise DataError(f"calibrate needs a predictive law, but {name or type(learner).__name__} "
-                        "has none: leave it out, or set calibrate to False", rule="no law")
+        raise DataError(
+            f"calibrate needs a predictive law, but {name or type(learner).__name__} "
+            "has none: leave it out, or set calibrate to False",
+            rule="no law",
+        )
 
 # %% ../nbs/05a_calibration.ipynb #33ebd00a
 @dataclass(frozen=True, eq=False, repr=False)
 class ConformalIntervals:
     "Intervals whose width follows how often the earlier ones held."
+
     lower: pd.DataFrame  # sessions x symbols, in volatilities
     upper: pd.DataFrame
     factor: pd.DataFrame  # kappa: width as a multiple of the law's own
@@ -532,20 +624,29 @@ class ConformalIntervals:
     level: float  # announced coverage
     horizon: int  # sessions
 
-    def coverage(self, blocks:int=1)->pd.DataFrame:
+    def coverage(self, blocks: int = 1) -> pd.DataFrame:
         "Actual coverage in equal blocks of sessions, each with its error, and the mean factor."
         parts = [p for p in np.array_split(np.arange(len(self.held)), blocks) if len(p)]
         groups = {f"{self.held.index[p[0]]:%Y-%m-%d}": self.held.iloc[p] for p in parts}
         found = {name: dependent_mean(part, self.horizon) for name, part in groups.items()}
-        rows = {name: {"nominal": self.level, "actual": e.value, "se": e.se, "outcomes": e.n,
-                       "factor": np.nanmean(self.factor.loc[groups[name].index])}
-                for name, e in found.items()}
+        rows = {
+            name: {
+                "nominal": self.level,
+                "actual": e.value,
+                "se": e.se,
+                "outcomes": e.n,
+                "factor": np.nanmean(self.factor.loc[groups[name].index]),
+            }
+            for name, e in found.items()
+        }
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("from")
 
     def __repr__(self):
         held, factor = dependent_mean(self.held, self.horizon), np.nanmean(self.factor)
-        return (f"ConformalIntervals({self.level:.0%} at horizon {self.horizon}: held {held} of "
-                f"{held.n:,} outcomes; mean factor {factor:.2f})")
+        return (
+            f"ConformalIntervals({self.level:.0%} at horizon {self.horizon}: held {held} of "
+            f"{held.n:,} outcomes; mean factor {factor:.2f})"
+        )
 
     def _repr_html_(self):
         return f"<b>ConformalIntervals</b> {repr(self)[19:-1]}"
@@ -565,52 +666,62 @@ def _track(score, known, group, miss, rate, start):
     S, N, G = *score.shape, int(group.max()) + 1
     path, now = np.zeros((S, G)), np.full(G, np.log(start))
     for t, (row, column) in enumerate(_arrivals(known, np.isfinite(score))):
-        g = group[row, column]                              # the regime when it was said
+        g = group[row, column]  # the regime when it was said
         excess = (score[row, column] > np.exp(path[row, g])) - miss
         own = np.bincount(g, excess, G) / np.maximum(np.bincount(g, minlength=G), N / G)
-        now = now + rate * (excess.sum() / N + (own / 2 if G > 1 else 0.))
+        now = now + rate * (excess.sum() / N + (own / 2 if G > 1 else 0.0))
         path[t] = now
     return path
 
 # %% ../nbs/05a_calibration.ipynb #dde282d5
 def adaptive_conformal(
-    forecast:Forecast, # what was said, sessions in order
-    targets:Targets, # what happened
-    level:float=.9, # coverage to keep
-    horizon:int=1, # sessions
-    rate:float=.3, # eta: step of log kappa for a session of misses; 0 = the law as it is
-    by_regime:bool=False, # an own kappa for each dominant regime
-    start:float=1., # kappa of the first session
-)->ConformalIntervals: # row t rests on labels known at t or before
+    forecast: Forecast,  # what was said, sessions in order
+    targets: Targets,  # what happened
+    level: float = 0.9,  # coverage to keep
+    horizon: int = 1,  # sessions
+    rate: float = 0.3,  # eta: step of log kappa for a session of misses; 0 = the law as it is
+    by_regime: bool = False,  # an own kappa for each dominant regime
+    start: float = 1.0,  # kappa of the first session
+) -> ConformalIntervals:  # row t rests on labels known at t or before
     "Intervals that keep their coverage in drift (Gibbs and Candès 2021; Angelopoulos et al. 2023)."
     if not (0 <= rate < np.inf and 0 < start < np.inf):
-        raise DataError(f"rate={rate}, start={start}: use a finite rate from 0 on and a finite "
-                        "start above 0",
-                        rule="bad rate", value=(rate, start))
+        raise DataError(
+            f"rate={rate}, start={start}: use a finite rate from 0 on and a finite start above 0",
+            rule="bad rate",
+            value=(rate, start),
+        )
     o = outcomes(forecast, targets, horizon)
     lower, upper = law_interval(o.mean, o.scale, o.df, level)
     half = (upper - lower) / 2
-    score = np.abs(o.y - o.mean) / half                     # 1 = at the border of the law's own
+    score = np.abs(o.y - o.mean) / half  # 1 = at the border of the law's own
     group = np.zeros(score.shape, int)
     if by_regime:
         group = np.maximum(dominant_regime(forecast).to_numpy(), 0)
-    path = _track(score, o.known, group, 1 - level, rate / horizon**.5, start)
-    factor = np.exp(np.take_along_axis(path, group, 1))     # (S, N)
+    path = _track(score, o.known, group, 1 - level, rate / horizon**0.5, start)
+    factor = np.exp(np.take_along_axis(path, group, 1))  # (S, N)
     held = np.where(np.isfinite(score), score <= factor, np.nan)
-    frames = (o.mean - factor * half, o.mean + factor * half,
-              np.where(np.isfinite(half), factor, np.nan), held)
-    return ConformalIntervals(*(pd.DataFrame(f, forecast.sessions, forecast.symbols)
-                                for f in frames), level, horizon)
+    frames = (
+        o.mean - factor * half,
+        o.mean + factor * half,
+        np.where(np.isfinite(half), factor, np.nan),
+        held,
+    )
+    return ConformalIntervals(
+        *(pd.DataFrame(f, forecast.sessions, forecast.symbols) for f in frames), level, horizon
+    )
 
 # %% ../nbs/05a_calibration.ipynb #98829b3d
 def coverage_of(
-    intervals:ConformalIntervals, # what `adaptive_conformal` gave
-    forecast:Forecast, # the forecast they were made of, for its regimes
-)->CoverageTable: # one level
+    intervals: ConformalIntervals,  # what `adaptive_conformal` gave
+    forecast: Forecast,  # the forecast they were made of, for its regimes
+) -> CoverageTable:  # one level
     "Coverage of adaptive intervals, overall and by regime, as `coverage` says it of a law."
     if not intervals.held.index.equals(forecast.sessions):
-        raise DataError("the intervals are of other sessions than the forecast: give the one they "
-                        "were made of", rule="different grids")
+        raise DataError(
+            "the intervals are of other sessions than the forecast: give the one they were made of",
+            rule="different grids",
+        )
     hits = intervals.held.to_numpy()
-    return CoverageTable(pd.DataFrame(_rows(hits, _groups(forecast), intervals.level,
-                                            intervals.horizon)))
+    return CoverageTable(
+        pd.DataFrame(_rows(hits, _groups(forecast), intervals.level, intervals.horizon))
+    )

@@ -18,11 +18,13 @@ from . import __version__
 from .data import FILE_OPTIONS
 
 # %% ../nbs/13_cli.ipynb #f6d3324e
-def make_parser()->argparse.ArgumentParser: # with the commands `demo` and `experiment`
+def make_parser() -> argparse.ArgumentParser:  # with the commands `demo` and `experiment`
     "The parser of the command line."
     parser = argparse.ArgumentParser(
-        prog="hybrid_ssm", description="Walk-forward comparison of a state-space model steered "
-        "by an attention memory with simple rivals, net of cost.")
+        prog="hybrid_ssm",
+        description="Walk-forward comparison of a state-space model steered "
+        "by an attention memory with simple rivals, net of cost.",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="the main job on the bundled sample, offline")
     demo.set_defaults(config="demo")
@@ -55,19 +57,24 @@ _OPTIONS = (  # flag, key of the configuration it overrides, metavar, type, help
     ("--financing", "costs.financing", "X", float, "yearly rate on positions beyond the equity"),
     ("--delisting-return", "costs.delisting_return", "X", float, "return after the last price"),
     ("--periods", "data.periods", "N", float, "periods per year, instead of counting the dates"),
-    ("--volatility-target", "risk.volatility_target", "X", float, "annual, as a fraction"))
+    ("--volatility-target", "risk.volatility_target", "X", float, "annual, as a fraction"),
+)
 
 # %% ../nbs/13_cli.ipynb #b3eaaa0b
 _PAIRS = dict(nargs="+", metavar="NAME=VALUE")
 _SHAPES = {  # of an option that takes more than one word
-    "columns": _PAIRS, "repair": _PAIRS, "footer": dict(type=int, metavar="N"),
-    "missing": dict(nargs="+", metavar="TEXT"), "accept": dict(nargs="+", metavar="RULE"),
-    "strict": dict(nargs="*", metavar="RULE")}
+    "columns": _PAIRS,
+    "repair": _PAIRS,
+    "footer": dict(type=int, metavar="N"),
+    "missing": dict(nargs="+", metavar="TEXT"),
+    "accept": dict(nargs="+", metavar="RULE"),
+    "strict": dict(nargs="*", metavar="RULE"),
+}
 
 
 def _add_options(
-    command:argparse.ArgumentParser, # gets all options
-)->None:
+    command: argparse.ArgumentParser,  # gets all options
+) -> None:
     for flag, key, metavar, kind, text in _OPTIONS:
         command.add_argument(flag, dest=key, metavar=metavar, type=kind, help=text)
     add = command.add_argument
@@ -79,17 +86,24 @@ def _add_options(
     add("--seeds", type=int, metavar="N", help="number of seeds, averaged")
     add("--out", default="runs", metavar="FOLDER", help="where runs are kept (default: runs)")
     add("--quick", action="store_true", help="one seed, two epochs: about a minute")
-    add("--resume", nargs="?", const=True, default=False, metavar="RUN",
-        help="go on with the newest run of this configuration, or with this one")
+    add(
+        "--resume",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="RUN",
+        help="go on with the newest run of this configuration, or with this one",
+    )
     add("--no-progress", action="store_true", help="no progress bars")
 
 # %% ../nbs/13_cli.ipynb #40c8e0bd
 def overridden(
-    config:object, # a Config, read from a file
-    options:argparse.Namespace, # parsed options
-)->object: # a Config; raises ConfigError on an impossible value
+    config: object,  # a Config, read from a file
+    options: argparse.Namespace,  # parsed options
+) -> object:  # a Config; raises ConfigError on an impossible value
     "The configuration after the options of the command line."
     from hybrid_ssm.ssm import ConfigError
+
     config = config.quickened() if options.quick else config
     changes = {k: v for k, v in vars(options).items() if "." in k and v is not None}
     for key in {"data.columns", "data.repair"} & changes.keys():
@@ -103,14 +117,17 @@ def overridden(
     if "data.instruments" in changes and "costs.bps" not in changes:
         changes["costs.bps"] = None  # the table's own costs
     elsewhere = config.data.source and any(k.startswith(("data.", "folds.")) for k in changes)
-    return replace(config, title=type(config).title if elsewhere else config.title,
-                   **_sections(config, changes))
+    return replace(
+        config,
+        title=type(config).title if elsewhere else config.title,
+        **_sections(config, changes),
+    )
 
 
 def _sections(
-    config:object, # a Config, before
-    changes:dict, # 'section.key' -> value
-)->dict: # the changed sections, each changed in one step
+    config: object,  # a Config, before
+    changes: dict,  # 'section.key' -> value
+) -> dict:  # the changed sections, each changed in one step
     out = {}
     for key, value in changes.items():
         section, name = key.split(".")
@@ -119,10 +136,11 @@ def _sections(
 
 # %% ../nbs/13_cli.ipynb #1a356d6c
 def _pairs(
-    key:str, # data.columns or data.repair
-    words:list, # as typed, each NAME=VALUE
-)->object: # a mapping; one word without '=' stays what it is; raises ConfigError
+    key: str,  # data.columns or data.repair
+    words: list,  # as typed, each NAME=VALUE
+) -> object:  # a mapping; one word without '=' stays what it is; raises ConfigError
     from hybrid_ssm.ssm import ConfigError
+
     if key == "data.repair" and len(words) == 1 and "=" not in words[0]:
         return words[0]
     parts = [word.partition("=") for word in words]
@@ -130,12 +148,13 @@ def _pairs(
         if not (name and mark and value):
             flag = "--" + key.split(".")[1]
             example = {"data.columns": "Last=close", "data.repair": "'duplicate row=drop'"}[key]
-            raise ConfigError(f"{flag} {name}{mark}{value}: write NAME=VALUE, such as "
-                              f"{flag} {example}")
+            raise ConfigError(
+                f"{flag} {name}{mark}{value}: write NAME=VALUE, such as {flag} {example}"
+            )
     return {name: value for name, _, value in parts}
 
 # %% ../nbs/13_cli.ipynb #bc812f93
-def peak_memory()->float: # GB; this process and the largest of its children; NaN where unknown
+def peak_memory() -> float:  # GB; this process and the largest of its children; NaN where unknown
     "Peak resident memory so far."
     try:
         import resource
@@ -147,10 +166,11 @@ def peak_memory()->float: # GB; this process and the largest of its children; Na
 
 # %% ../nbs/13_cli.ipynb #f7a7f0f3
 def run_command(
-    options:argparse.Namespace, # parsed options
-)->int: # exit status
+    options: argparse.Namespace,  # parsed options
+) -> int:  # exit status
     "Run the experiment that the options describe and print its table."
     from hybrid_ssm.experiment import Experiment, config_text, read_config
+
     if options.command == "config":
         print(config_text(options.config), end="")
         return 0
@@ -167,8 +187,8 @@ def run_command(
 
 # %% ../nbs/13_cli.ipynb #64a70e3c
 def main(
-    argv:Sequence|None=None, # arguments; None = those of the process
-)->int: # exit status: 0 done, 2 unusable input, 130 interrupted
+    argv: Sequence | None = None,  # arguments; None = those of the process
+) -> int:  # exit status: 0 done, 2 unusable input, 130 interrupted
     "The entry point of the command line."
     options = make_parser().parse_args(argv)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning on a shared core is dear

@@ -6,10 +6,10 @@
 __all__ = ['STRATEGIES', 'OTHER_SIZINGS', 'DataConfig', 'FoldConfig', 'ModelConfig', 'TrainConfig', 'TradeConfig', 'Config',
            'Strategy', 'build_hybrid', 'build_lstm', 'build_transformer', 'build_ssm', 'build_vsn_lstm',
            'build_dlinear', 'parse_config', 'config_text', 'read_config', 'Market', 'load_market', 'Task', 'all_tasks',
-           'build_model', 'check_models', 'make_trainer', 'mend_law', 'do_task', 'register_trial', 'seed_forecasts',
-           'collect', 'target_weights', 'keep_books', 'ExperimentResult', 'result_notes', 'seed_books',
+           'build_model', 'check_models', 'make_trainer', 'recalibrate', 'run_task', 'register_trial', 'seed_forecasts',
+           'collect', 'target_weights', 'run_backtests', 'ExperimentResult', 'result_notes', 'seed_books',
            'difference_table', 'stress_table', 'block_table', 'pit_values', 'coverage_tables', 'explain_last_fold',
-           'make_report', 'open_run', 'find_run', 'write_json', 'do_tasks', 'finished', 'Experiment']
+           'make_report', 'open_run', 'find_run', 'write_json', 'do_tasks', 'completed_folds', 'Experiment']
 
 # %% ../nbs/08_experiment.ipynb #ece55fac
 import hashlib
@@ -35,22 +35,66 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/08_experiment.ipynb #fa33432a
 from .backtest import RuinError, backtest
-from .baselines import (
-    BoostingBaseline, DLinearBaseline, LSTMBaseline, RidgeBaseline, SSMBaseline,
-    TransformerBaseline, VSNLSTMBaseline, blend, buy_and_hold, carry, equal_parameters,
-    equal_weight, ewmac, long_only, macd, rotated_blend, tsmom)
-from .calibration import (
-    calibration_verdict, check_calibratable, coverage, fit_calibration, pit, reliability)
-from .data import (
-    FILE_OPTIONS, Bars, Checks, DataError, align_bars, instrument_costs, load_bars, nearest,
-    parse_day, periods_per_year, write_atomic)
+from hybrid_ssm.baselines import (
+    BoostingBaseline,
+    DLinearBaseline,
+    LSTMBaseline,
+    RidgeBaseline,
+    SSMBaseline,
+    TransformerBaseline,
+    VSNLSTMBaseline,
+    blend,
+    buy_and_hold,
+    carry,
+    equal_parameters,
+    equal_weight,
+    ewmac,
+    long_only,
+    macd,
+    rotated_blend,
+    tsmom,
+)
+from hybrid_ssm.calibration import (
+    calibration_verdict,
+    check_calibratable,
+    coverage,
+    fit_calibration,
+    pit,
+    reliability,
+)
+from hybrid_ssm.data import (
+    FILE_OPTIONS,
+    Bars,
+    Checks,
+    DataError,
+    align_bars,
+    instrument_costs,
+    load_bars,
+    did_you_mean,
+    parse_day,
+    periods_per_year,
+    write_atomic,
+)
 from .features import DEFAULT_FEATURES, FEATURES
-from .figures import (
-    attention_figure, calibration_figure, coverage_figure, drawdown_figure, equity_figure,
-    importance_figure, learning_figure, regime_figure, reliability_figure,
-    rolling_sharpe_figure)
-from .forecast import (
-    Forecast, average_forecasts, concat_forecasts, mean_importance, read_forecast)
+from hybrid_ssm.figures import (
+    attention_figure,
+    calibration_figure,
+    coverage_figure,
+    drawdown_figure,
+    equity_figure,
+    importance_figure,
+    learning_figure,
+    regime_figure,
+    reliability_figure,
+    rolling_sharpe_figure,
+)
+from hybrid_ssm.forecast import (
+    Forecast,
+    average_forecasts,
+    concat_forecasts,
+    mean_importance,
+    read_forecast,
+)
 from .handler import FinancialDataHandler, input_arrays
 from .hybrid import CONTROLS, COUPLINGS, HybridFinancialModel, seeded
 from .metrics import LeagueTable, league_table, sharpe, sharpe_difference
@@ -65,9 +109,9 @@ _MEANT = {int: "a whole number", float: "a number", str: "text", bool: "true or 
 
 
 def _plain(
-    value:object, # one value of a configuration
-    kind:type, # int, float, str or bool
-)->object: # the value as that type; None where it is something else
+    value: object,  # one value of a configuration
+    kind: type,  # int, float, str or bool
+) -> object:  # the value as that type; None where it is something else
     if kind is bool or isinstance(value, (bool, np.bool_)):
         return bool(value) if kind is bool and isinstance(value, (bool, np.bool_)) else None
     if kind is str:
@@ -78,10 +122,10 @@ def _plain(
 
 # %% ../nbs/08_experiment.ipynb #b73bc64a
 def _as_meant(
-    value:object, # as given in TOML or Python
-    kind:object, # annotation of the field: int, float, str, bool, tuple[int, ...] or `... | None`
-    key:str, # 'train.seeds', for the message
-)->object: # the value as the field wants it; raises ConfigError with key, value and remedy
+    value: object,  # as given in TOML or Python
+    kind: object,  # annotation of the field: int, float, str, bool, tuple[int, ...] or `... | None`
+    key: str,  # 'train.seeds', for the message
+) -> object:  # the value as the field wants it; raises ConfigError with key, value and remedy
     if value is None and type(None) in get_args(kind):
         return None
     options = [k for k in get_args(kind) if k not in (type(None), Ellipsis)]
@@ -92,8 +136,10 @@ def _as_meant(
         return found
     items = [value] if isinstance(value, str) and options[0] is str else value
     if isinstance(items, (str, Mapping)) or not isinstance(items, Iterable):
-        raise ConfigError(f"{key} is {value!r}: it must be a list, such as "
-                          f"[{repr(value) if _plain(value, options[0]) is not None else '...'}]")
+        raise ConfigError(
+            f"{key} is {value!r}: it must be a list, such as "
+            f"[{repr(value) if _plain(value, options[0]) is not None else '...'}]"
+        )
     found = tuple(_plain(v, options[0]) for v in items)
     for v, one in zip(items, found):
         if one is None:
@@ -104,10 +150,10 @@ def _as_meant(
 
 
 def _settle(
-    section:object, # a frozen dataclass under construction; its fields are written as meant
-    where:str, # name of the section; '' = the top level
-    dates:Mapping=MappingProxyType({}), # field -> 'start' or 'end', for partial dates
-)->None: # raises ConfigError
+    section: object,  # a frozen dataclass under construction; its fields are written as meant
+    where: str,  # name of the section; '' = the top level
+    dates: Mapping = MappingProxyType({}),  # field -> 'start' or 'end', for partial dates
+) -> None:  # raises ConfigError
     for f in fields(section):
         key, value = f"{where}.{f.name}".lstrip("."), getattr(section, f.name)
         if f.name in dates:
@@ -118,10 +164,10 @@ def _settle(
 
 # %% ../nbs/08_experiment.ipynb #f681c528
 def _date(
-    value:object, # 'YYYY[-MM[-DD]]', a date or a Timestamp; None or '' = open
-    kind:str, # 'start' or 'end': which day a partial date means
-    key:str, # for the message
-)->str: # YYYY-MM-DD, or ''; raises ConfigError
+    value: object,  # 'YYYY[-MM[-DD]]', a date or a Timestamp; None or '' = open
+    kind: str,  # 'start' or 'end': which day a partial date means
+    key: str,  # for the message
+) -> str:  # YYYY-MM-DD, or ''; raises ConfigError
     try:
         day = None if isinstance(value, str) and not value else parse_day(value, kind)
     except DataError:
@@ -130,10 +176,10 @@ def _date(
 
 # %% ../nbs/08_experiment.ipynb #6c4b39c8
 def _bounded(
-    section:object, # a section of the configuration, its types settled
-    where:str, # its name
-    rules:Mapping, # field -> (test, what it must be)
-)->None: # raises ConfigError naming the key, the value and what is allowed
+    section: object,  # a section of the configuration, its types settled
+    where: str,  # its name
+    rules: Mapping,  # field -> (test, what it must be)
+) -> None:  # raises ConfigError naming the key, the value and what is allowed
     for name, (holds, what) in rules.items():
         if not holds(getattr(section, name)):
             raise ConfigError(f"{where}.{name} is {getattr(section, name)!r}: it must be {what}")
@@ -145,6 +191,7 @@ _POSITIVE = (lambda v: v > 0, "above 0")
 @dataclass(frozen=True)
 class DataConfig:
     "Which bars, and how their file is read: the last fifteen are the options of `load_bars`."
+
     source: str = "sample"  # 'sample', 'yahoo' or a file
     instruments: str = ""  # instrument table of a file source
     start: str = ""  # first session; empty = the source's first
@@ -172,12 +219,13 @@ class DataConfig:
         _settle(self, "data", {"start": "start", "end": "end"})
         _bounded(self, "data", {"periods": (lambda v: v is None or v > 0, "above 0, such as 252")})
         if self.start and self.end and self.start > self.end:
-            raise ConfigError(f"data.end {self.end} is before data.start {self.start}: swap them "
-                              "(--start, --end)")
+            raise ConfigError(
+                f"data.end {self.end} is before data.start {self.start}: swap them (--start, --end)"
+            )
         Checks(**self.options)  # raises where an option has no such value
 
     @property
-    def options(self)->dict:
+    def options(self) -> dict:
         "The options of reading and checking that are not at their defaults."
         plain = {f.name: f.default for f in fields(self) if f.name in FILE_OPTIONS}
         given = {n: getattr(self, n) for n in plain if n != "symbols"}
@@ -187,26 +235,37 @@ class DataConfig:
 @dataclass(frozen=True)
 class FoldConfig:
     "Which dates are tested, and how far training keeps away from them."
+
     test_start: str = "2015-01-01"
     test_end: str = "2022-12-31"
     years: int = 3  # length of a test block
     embargo: int = 21  # sessions between the last label used and the first test session
-    valid_fraction: float = .15  # share of the training dates
+    valid_fraction: float = 0.15  # share of the training dates
 
     def __post_init__(self):
         _settle(self, "folds", {"test_start": "start", "test_end": "end"})
-        _bounded(self, "folds", {
-            "test_start": (bool, "a date"), "test_end": (bool, "a date"), "years": _POSITIVE,
-            "embargo": (lambda v: v >= 0, "0 or more sessions"),
-            "valid_fraction": (lambda v: 0 < v < 1, "a share between 0 and 1, such as 0.15")})
+        _bounded(
+            self,
+            "folds",
+            {
+                "test_start": (bool, "a date"),
+                "test_end": (bool, "a date"),
+                "years": _POSITIVE,
+                "embargo": (lambda v: v >= 0, "0 or more sessions"),
+                "valid_fraction": (lambda v: 0 < v < 1, "a share between 0 and 1, such as 0.15"),
+            },
+        )
         if self.test_start > self.test_end:
-            raise ConfigError(f"folds.test_end {self.test_end} is before folds.test_start "
-                              f"{self.test_start}: swap them (--test-start, --test-end)")
+            raise ConfigError(
+                f"folds.test_end {self.test_end} is before folds.test_start "
+                f"{self.test_start}: swap them (--test-start, --test-end)"
+            )
 
 # %% ../nbs/08_experiment.ipynb #943ca6db
 @dataclass(frozen=True)
 class ModelConfig:
     "Which rivals, and the size of the networks."
+
     names: tuple[str, ...] = ("hybrid", "lstm", "tsmom", "equal_weight", "index")
     state_dim: int = 16
     memory_dim: int = 32
@@ -217,13 +276,16 @@ class ModelConfig:
         sizes = dict.fromkeys(("state_dim", "memory_dim", "num_heads"), _POSITIVE)
         _bounded(self, "models", {"names": (bool, "a list of at least one model"), **sizes})
         if self.memory_dim % self.num_heads:
-            raise ConfigError(f"models.num_heads is {self.num_heads}: it must divide "
-                              f"models.memory_dim, {self.memory_dim}")
+            raise ConfigError(
+                f"models.num_heads is {self.num_heads}: it must divide "
+                f"models.memory_dim, {self.memory_dim}"
+            )
 
 # %% ../nbs/08_experiment.ipynb #74d05a9f
 @dataclass(frozen=True)
 class TrainConfig:
     "How the networks are trained."
+
     epochs: int = 8
     learning_rate: float = 3e-3
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -237,44 +299,60 @@ class TrainConfig:
     def __post_init__(self):
         _settle(self, "train")
         above = ("epochs", "stride", "batch_size", "threads", "learning_rate")
-        _bounded(self, "train", {
-            **dict.fromkeys(above, _POSITIVE), "window": (lambda v: v > 1, "at least 2 sessions"),
-            "warm_up": (lambda v: 0 <= v < self.window, f"0 or more and below train.window, "
-                        f"{self.window}"),
-            "seeds": (lambda v: v and min(v) >= 0, "a list of whole numbers, 0 or above")})
+        _bounded(
+            self,
+            "train",
+            {
+                **dict.fromkeys(above, _POSITIVE),
+                "window": (lambda v: v > 1, "at least 2 sessions"),
+                "warm_up": (
+                    lambda v: 0 <= v < self.window,
+                    f"0 or more and below train.window, {self.window}",
+                ),
+                "seeds": (lambda v: v and min(v) >= 0, "a list of whole numbers, 0 or above"),
+            },
+        )
 
 # %% ../nbs/08_experiment.ipynb #3224f8ea
 @dataclass(frozen=True)
 class TradeConfig:
     "What trading and holding costs, and when orders are filled."
+
     bps: float | None = None  # one way; None = `cost_fraction` of the instrument table
     fill: str = "close"  # 'close', 'next_close' or 'next_open'
     borrow: float | None = None  # yearly fee on what is sold short; None = the instrument table
-    financing: float = 0.  # yearly rate on positions beyond the equity
+    financing: float = 0.0  # yearly rate on positions beyond the equity
     delisting_return: float | None = None  # after the last price; None = the instrument table
 
     def __post_init__(self):
         _settle(self, "costs")
         if self.fill not in ("close", "next_close", "next_open"):
-            raise ConfigError(f"costs.fill is '{self.fill}': use 'close', 'next_close' or "
-                              "'next_open'")
+            raise ConfigError(
+                f"costs.fill is '{self.fill}': use 'close', 'next_close' or 'next_open'"
+            )
         rate = (lambda v: v is None or 0 <= v <= 2, "a yearly fraction in [0, 2], such as 0.01")
-        _bounded(self, "costs", {
-            "bps": (lambda v: v is None or 0 <= v < 1e4, "in basis points, such as 5"),
-            "borrow": rate, "financing": rate,
-            "delisting_return": (lambda v: v is None or v >= -1, "a fraction, -1 or above")})
+        _bounded(
+            self,
+            "costs",
+            {
+                "bps": (lambda v: v is None or 0 <= v < 1e4, "in basis points, such as 5"),
+                "borrow": rate,
+                "financing": rate,
+                "delisting_return": (lambda v: v is None or v >= -1, "a fraction, -1 or above"),
+            },
+        )
 
     @property
-    def fraction(self)->float|None:
+    def fraction(self) -> float | None:
         "One-way cost as a fraction of notional, or None for the instrument table."
         return None if self.bps is None else self.bps / 1e4
 
 # %% ../nbs/08_experiment.ipynb #b46c51b2
 def _known(
-    kind:type, # a dataclass
-    where:str, # the section's name, for the message
-    values:dict, # as read from TOML
-)->dict: # the same; raises ConfigError on an unknown key
+    kind: type,  # a dataclass
+    where: str,  # the section's name, for the message
+    values: dict,  # as read from TOML
+) -> dict:  # the same; raises ConfigError on an unknown key
     names = [f.name for f in fields(kind)]
     if not isinstance(values, dict):
         raise ConfigError(f"'{where}' is {values!r}: it must be a table, [{where}]")
@@ -287,13 +365,17 @@ def _known(
 
 
 def _section(
-    kind:type, # dataclass of a section
-    where:str, # its name
-    values:dict, # as read from TOML
-)->object: # the section; raises ConfigError
+    kind: type,  # dataclass of a section
+    where: str,  # its name
+    values: dict,  # as read from TOML
+) -> object:  # the section; raises ConfigError
     values, kinds = _known(kind, where, values), {f.name: f.type for f in fields(kind)}
-    return kind(**{k: _as_meant(v, kinds[k], f"{where}.{k}") if kind is RiskPolicy else v
-                   for k, v in values.items()})
+    return kind(
+        **{
+            k: _as_meant(v, kinds[k], f"{where}.{k}") if kind is RiskPolicy else v
+            for k, v in values.items()
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -305,15 +387,16 @@ class _FeatureTable:
 
 
 def _feature_names(
-    names:Sequence, # feature names, or 'default' or 'closes' for a group of them
-)->tuple: # feature names, groups expanded
+    names: Sequence,  # feature names, or 'default' or 'closes' for a group of them
+) -> tuple:  # feature names, groups expanded
     closes = [n for n in DEFAULT_FEATURES if FEATURES[n].inputs == ("close",)]
     groups = {"default": DEFAULT_FEATURES, "closes": closes}
     out = [n for name in names or ["default"] for n in groups.get(name, [name])]
     for name in out:
         if name not in FEATURES:
-            raise ConfigError(f"features.names: unknown feature '{name}': "
-                              + nearest(name, [*groups, *FEATURES]))
+            raise ConfigError(
+                f"features.names: unknown feature '{name}': " + did_you_mean(name, [*groups, *FEATURES])
+            )
     return tuple(dict.fromkeys(out))
 
 # %% ../nbs/08_experiment.ipynb #5ae8fee5
@@ -333,6 +416,7 @@ def _computed(config):
 @dataclass(frozen=True)
 class Config:
     "Everything that determines an experiment's result, and what its page is called."
+
     name: str = "experiment"
     title: str = "Walk-forward comparison"  # words, like the notes: no part of the fingerprint
     notes: tuple = ()  # sentences shown beside the table
@@ -356,17 +440,17 @@ class Config:
                 raise ConfigError(f"unknown model '{name}': use some of {sorted(STRATEGIES)}")
 
     @property
-    def rows(self)->tuple:
+    def rows(self) -> tuple:
         "The rivals of the table: the models, and `long_only` beside networks."
         names, trained = self.models.names, (STRATEGIES[n].trained for n in self.models.names)
         return names + ("long_only",) * (any(trained) and "long_only" not in names)
 
-    def quickened(self)->"Config":
+    def quickened(self) -> "Config":
         "The same experiment, trained for about a minute only."
         return replace(self, train=replace(self.train, **_known(TrainConfig, "quick", self.quick)))
 
     @property
-    def fingerprint(self)->str:
+    def fingerprint(self) -> str:
         "Eight hexadecimal digits that change when anything that is computed does."
         text = json.dumps(_computed(self), sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -375,6 +459,7 @@ class Config:
 @dataclass(frozen=True)
 class Strategy:
     "One rival of the league table."
+
     label: str  # its row
     build: Callable  # trained: (config) -> model; rule: (market) -> frame of positions or weights
     trained: bool = False
@@ -383,18 +468,19 @@ class Strategy:
 
 # %% ../nbs/08_experiment.ipynb #962ff565
 def build_hybrid(
-    config:Config, # sizes and features
-    coupling:str='mixture', # who reads whom: a coupling or a control of the model
-)->HybridFinancialModel: # untrained
+    config: Config,  # sizes and features
+    coupling: str = "mixture",  # who reads whom: a coupling or a control of the model
+) -> HybridFinancialModel:  # untrained
     "The hybrid model of a configuration."
     m = config.models
-    return HybridFinancialModel(m.state_dim, m.memory_dim, len(config.features), m.num_heads,
-                                coupling=coupling)
+    return HybridFinancialModel(
+        m.state_dim, m.memory_dim, len(config.features), m.num_heads, coupling=coupling
+    )
 
 # %% ../nbs/08_experiment.ipynb #9abde159
 def build_lstm(
-    config:Config, # sizes and features
-)->LSTMBaseline: # untrained
+    config: Config,  # sizes and features
+) -> LSTMBaseline:  # untrained
     "The LSTM of a configuration, as wide as the hybrid."
     return LSTMBaseline(hidden_dim=config.models.memory_dim, input_dim=len(config.features))
 
@@ -409,30 +495,30 @@ def _as_large_as_hybrid(config, kind, **sizes):
 
 # %% ../nbs/08_experiment.ipynb #51fe84a0
 def build_transformer(
-    config:Config, # sizes and features
-)->TransformerBaseline: # untrained
+    config: Config,  # sizes and features
+) -> TransformerBaseline:  # untrained
     "The Transformer of a configuration, with the hybrid's number of parameters."
     return _as_large_as_hybrid(config, TransformerBaseline, num_heads=config.models.num_heads)
 
 # %% ../nbs/08_experiment.ipynb #ce2ae477
 def build_ssm(
-    config:Config, # sizes and features
-)->SSMBaseline: # untrained
+    config: Config,  # sizes and features
+) -> SSMBaseline:  # untrained
     "The state space alone of a configuration, with the hybrid's number of parameters."
     m = config.models
     return _as_large_as_hybrid(config, SSMBaseline, num_heads=m.num_heads, state_dim=m.state_dim)
 
 # %% ../nbs/08_experiment.ipynb #d8de0a71
 def build_vsn_lstm(
-    config:Config, # sizes and features
-)->VSNLSTMBaseline: # untrained
+    config: Config,  # sizes and features
+) -> VSNLSTMBaseline:  # untrained
     "The LSTM behind a variable selection, with the hybrid's number of parameters."
     return _as_large_as_hybrid(config, VSNLSTMBaseline)
 
 # %% ../nbs/08_experiment.ipynb #f6bf7d5e
 def build_dlinear(
-    config:Config, # sizes and features
-)->DLinearBaseline: # untrained
+    config: Config,  # sizes and features
+) -> DLinearBaseline:  # untrained
     "The line through the past, with the hybrid's number of parameters."
     return _as_large_as_hybrid(config, DLinearBaseline)
 
@@ -453,8 +539,9 @@ def _coupled(name):
 # %% ../nbs/08_experiment.ipynb #da1fc525
 STRATEGIES = {
     "hybrid": Strategy("hybrid", build_hybrid, trained=True),
-    "hybrid_uncoupled": Strategy("hybrid, uncoupled", partial(build_hybrid, coupling="none"),
-                                 trained=True),
+    "hybrid_uncoupled": Strategy(
+        "hybrid, uncoupled", partial(build_hybrid, coupling="none"), trained=True
+    ),
     "lstm": Strategy("LSTM", build_lstm, trained=True),
     "transformer": Strategy("Transformer", build_transformer, trained=True),
     "ssm": Strategy("SSM alone", build_ssm, trained=True),
@@ -469,25 +556,33 @@ STRATEGIES = {
     "carry": _rule("carry", carry, needs="carry"),
     "blend": _rule("blend", blend, needs="carry"),
     "rotated_blend": _rule("rotated blend", rotated_blend, needs="carry"),
-    "equal_weight": Strategy("equal weight", lambda market: equal_weight(market.universe),
-                             sized=False),
+    "equal_weight": Strategy(
+        "equal weight", lambda market: equal_weight(market.universe), sized=False
+    ),
     "index": Strategy("index", _index_weights, sized=False),
     **{f"hybrid_{name}": _coupled(name) for name in COUPLINGS[2:] + CONTROLS},
 }
 
 # %% ../nbs/08_experiment.ipynb #955a0f3b
 def parse_config(
-    text:str, # TOML
-)->Config: # raises ConfigError naming the section, the key and the nearest known one
+    text: str,  # TOML
+) -> Config:  # raises ConfigError naming the section, the key and the nearest known one
     "Read an experiment's configuration from TOML text."
     import tomllib
+
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e:
         raise ConfigError(f"not valid TOML: {e}") from e
     raw = _known(Config, "top level", raw)
-    kinds = dict(data=DataConfig, folds=FoldConfig, models=ModelConfig, train=TrainConfig,
-                 costs=TradeConfig, risk=RiskPolicy)
+    kinds = dict(
+        data=DataConfig,
+        folds=FoldConfig,
+        models=ModelConfig,
+        train=TrainConfig,
+        costs=TradeConfig,
+        risk=RiskPolicy,
+    )
     for name, kind in kinds.items():
         if name in raw:
             raw[name] = _section(kind, name, raw[name])
@@ -496,9 +591,9 @@ def parse_config(
 
 # %% ../nbs/08_experiment.ipynb #a7ba6203
 def _decoded(
-    content:bytes, # of a text file
-    path:Path, # for the message
-)->str: # raises ConfigError where it is no text
+    content: bytes,  # of a text file
+    path: Path,  # for the message
+) -> str:  # raises ConfigError where it is no text
     marks = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
     encoding = next((name for mark, name in marks.items() if content.startswith(mark)), "utf-8")
     try:
@@ -507,13 +602,14 @@ def _decoded(
             raise ConfigError(f"'{path}' holds zero bytes and is no UTF-8: save it as UTF-8")
         return text
     except UnicodeDecodeError as error:
-        raise ConfigError(f"'{path}' is not {encoding} text (byte {error.start}): save it as "
-                          "UTF-8") from error
+        raise ConfigError(
+            f"'{path}' is not {encoding} text (byte {error.start}): save it as UTF-8"
+        ) from error
 
 # %% ../nbs/08_experiment.ipynb #a26f9d62
 def config_text(
-    source:str|Path, # a TOML file, or the name of a configuration in the package ('demo')
-)->str: # TOML; raises ConfigError where there is no such file
+    source: str | Path,  # a TOML file, or the name of a configuration in the package ('demo')
+) -> str:  # TOML; raises ConfigError where there is no such file
     "The text of a configuration, to be read, copied and changed."
     shipped = resources.files("hybrid_ssm") / "configs"
     for path in (Path(source), shipped / f"{source}.toml"):
@@ -524,8 +620,8 @@ def config_text(
 
 # %% ../nbs/08_experiment.ipynb #200f3a3a
 def read_config(
-    source:str|Path, # a TOML file, or the name of a configuration in the package ('demo')
-)->Config: # raises ConfigError where there is no such file
+    source: str | Path,  # a TOML file, or the name of a configuration in the package ('demo')
+) -> Config:  # raises ConfigError where there is no such file
     "Read an experiment's configuration from a file or by its name."
     return parse_config(config_text(source))
 
@@ -533,29 +629,33 @@ def read_config(
 @dataclass(frozen=True, eq=False)
 class Market:
     "The bars that all rivals trade, the index, and the features and labels."
+
     universe: Bars
     index: Bars  # one symbol, on the sessions of the universe
     handler: FinancialDataHandler
 
     @property
-    def sessions(self)->pd.DatetimeIndex:
+    def sessions(self) -> pd.DatetimeIndex:
         "The sessions of the universe."
         return self.universe.sessions
 
 # %% ../nbs/08_experiment.ipynb #0ab7df87
 def _index_bars(
-    load:Callable, # list of symbols -> Bars
-    universe:Bars, # whose sessions the index gets
-    data:DataConfig, # which benchmark
-)->Bars: # raises DataError naming the benchmark
+    load: Callable,  # list of symbols -> Bars
+    universe: Bars,  # whose sessions the index gets
+    data: DataConfig,  # which benchmark
+) -> Bars:  # raises DataError naming the benchmark
     name = data.benchmark
     try:
         index = universe.select([name]) if name in universe.symbols else load([name])
         return align_bars(index, universe)
     except DataError as error:
-        raise DataError(f"the benchmark '{name}' cannot be loaded from '{data.source}' on the "
-                        "sessions of the universe: name another symbol as data.benchmark "
-                        f"(--benchmark SYMBOL). {error}", symbol=name) from error
+        raise DataError(
+            f"the benchmark '{name}' cannot be loaded from '{data.source}' on the "
+            "sessions of the universe: name another symbol as data.benchmark "
+            f"(--benchmark SYMBOL). {error}",
+            symbol=name,
+        ) from error
 
 # %% ../nbs/08_experiment.ipynb #22f7045f
 def _check_market(config, universe, index):
@@ -564,38 +664,53 @@ def _check_market(config, universe, index):
         instrument_costs(bars, config.costs.fraction)
         opens = bars.open is not None and bars.open.notna().any().all()
         if config.costs.fill == "next_open" and not opens:
-            raise ConfigError("costs.fill = 'next_open' needs opening prices, which the source "
-                              "does not have: use 'next_close'")
+            raise ConfigError(
+                "costs.fill = 'next_open' needs opening prices, which the source "
+                "does not have: use 'next_close'"
+            )
     for name in config.rows:
         if (column := STRATEGIES[name].needs) and column not in universe.extras:
-            raise ConfigError(f"the rival '{name}' needs a column '{column}', which the source "
-                              "does not have: leave it out of models.names")
-    tested = index.close.loc[config.folds.test_start:config.folds.test_end]
+            raise ConfigError(
+                f"the rival '{name}' needs a column '{column}', which the source "
+                "does not have: leave it out of models.names"
+            )
+    tested = index.close.loc[config.folds.test_start : config.folds.test_end]
     if not len(tested):
-        raise DataError(f"no session between folds.test_start {config.folds.test_start} and "
-                        f"folds.test_end {config.folds.test_end}: the data reach from "
-                        f"{universe.sessions[0]:%Y-%m-%d} to {universe.sessions[-1]:%Y-%m-%d} "
-                        "(--test-start, --test-end)")
+        raise DataError(
+            f"no session between folds.test_start {config.folds.test_start} and "
+            f"folds.test_end {config.folds.test_end}: the data reach from "
+            f"{universe.sessions[0]:%Y-%m-%d} to {universe.sessions[-1]:%Y-%m-%d} "
+            "(--test-start, --test-end)"
+        )
     if tested.notna().to_numpy().sum() < 4:
-        raise DataError(f"the benchmark '{config.data.benchmark}' has fewer than 4 prices in "
-                        "the test years: "
-                        "name another symbol as data.benchmark (--benchmark SYMBOL)",
-                        symbol=config.data.benchmark)
+        raise DataError(
+            f"the benchmark '{config.data.benchmark}' has fewer than 4 prices in "
+            "the test years: "
+            "name another symbol as data.benchmark (--benchmark SYMBOL)",
+            symbol=config.data.benchmark,
+        )
 
 # %% ../nbs/08_experiment.ipynb #817a2433
 def load_market(
-    config:Config, # which source, dates, symbols and benchmark
-)->Market: # raises DataError naming what is missing
+    config: Config,  # which source, dates, symbols and benchmark
+) -> Market:  # raises DataError naming what is missing
     "Load and validate the bars of an experiment and prepare its features."
     d, test_end = config.data, config.folds.test_end
     if not d.source:
         raise ConfigError("this configuration has no data of its own: give it with --data FILE")
-    load = lambda symbols: load_bars(symbols, d.start or None, min(d.end or test_end, test_end),
-                                     d.source, d.instruments or None, **d.options)
+    load = lambda symbols: load_bars(
+        symbols,
+        d.start or None,
+        min(d.end or test_end, test_end),
+        d.source,
+        d.instruments or None,
+        **d.options,
+    )
     universe = replace(load(list(d.symbols) or None), periods=d.periods)
     index = replace(_index_bars(load, universe, d), periods=d.periods)
-    handler = FinancialDataHandler(bars=universe, features=config.features,
-                                   costs=config.costs.fraction)
+    handler = FinancialDataHandler(
+        bars=universe, features=config.features, costs=config.costs.fraction
+    )
     _check_market(config, universe, index)  # an error now and not after the training
     return Market(universe, index, handler)
 
@@ -603,47 +718,53 @@ def load_market(
 @dataclass(frozen=True)
 class Task:
     "One model, one seed, one fold."
+
     fold: int  # position in the list of folds
     model: str  # key of STRATEGIES
     seed: int
 
-    def folder(self, run:Path)->Path:
+    def folder(self, run: Path) -> Path:
         "Where its weights and its forecast live inside the folder of a run."
         return Path(run) / "folds" / str(self.fold) / self.model / f"seed{self.seed}"
 
-    def done(self, run:Path)->bool:
+    def done(self, run: Path) -> bool:
         "Whether its forecast is on disk."
         return (self.folder(run) / "forecast.parquet").exists()
 
 # %% ../nbs/08_experiment.ipynb #3beb8b78
 def _read_json(
-    path:Path, # of a file that `write_json` wrote
-)->dict:
+    path: Path,  # of a file that `write_json` wrote
+) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 # %% ../nbs/08_experiment.ipynb #f35561fc
 def all_tasks(
-    config:Config, # models and seeds
-    folds:Sequence, # of Fold
-)->list: # of Task, fold by fold, so that early folds are complete early
+    config: Config,  # models and seeds
+    folds: Sequence,  # of Fold
+) -> list:  # of Task, fold by fold, so that early folds are complete early
     "The units of work of an experiment."
-    return [Task(f, m, s) for f in range(len(folds)) for m in config.models.names
-            if STRATEGIES[m].trained for s in config.train.seeds]
+    return [
+        Task(f, m, s)
+        for f in range(len(folds))
+        for m in config.models.names
+        if STRATEGIES[m].trained
+        for s in config.train.seeds
+    ]
 
 # %% ../nbs/08_experiment.ipynb #1b5b37c8
 def build_model(
-    config:Config, # sizes and features
-    name:str, # key of STRATEGIES, of a trained rival
-    seed:int, # of its initial weights
-)->object: # untrained; the caller's random state is left as it was
+    config: Config,  # sizes and features
+    name: str,  # key of STRATEGIES, of a trained rival
+    seed: int,  # of its initial weights
+) -> object:  # untrained; the caller's random state is left as it was
     "A network or learner of a configuration with initial weights of its own."
     with seeded(seed):
         return STRATEGIES[name].build(config)
 
 # %% ../nbs/08_experiment.ipynb #00b8cecc
 def check_models(
-    config:Config, # which rivals, and how they are trained
-)->None: # raises ConfigError or what the model says, before anything is loaded or written
+    config: Config,  # which rivals, and how they are trained
+) -> None:  # raises ConfigError or what the model says, before anything is loaded or written
     "Build every network once, so that an impossible size is named at once."
     for name in config.models.names:
         if STRATEGIES[name].trained:
@@ -655,13 +776,22 @@ def check_models(
 def _folds(config, sessions):
     "The walk-forward folds of a configuration; raises ConfigError where a window does not fit."
     f, trained = config.folds, any(STRATEGIES[n].trained for n in config.models.names)
-    folds = walk_forward(sessions, f.test_start, f.test_end, f.years, f.embargo, f.valid_fraction,
-                         min_train=2 * config.train.window if trained else 2)
+    folds = walk_forward(
+        sessions,
+        f.test_start,
+        f.test_end,
+        f.years,
+        f.embargo,
+        f.valid_fraction,
+        min_train=2 * config.train.window if trained else 2,
+    )
     for fold in folds:
         if trained and len(fold.train) <= config.train.window:
-            raise ConfigError(f"train.window is {config.train.window}: fold {fold.number + 1} has "
-                              f"only {len(fold.train)} training sessions, give a smaller window or "
-                              "start the data earlier (data.start)")
+            raise ConfigError(
+                f"train.window is {config.train.window}: fold {fold.number + 1} has "
+                f"only {len(fold.train)} training sessions, give a smaller window or "
+                "start the data earlier (data.start)"
+            )
     return folds
 
 
@@ -673,29 +803,31 @@ def _check_calibration(config, market, folds, minimum=250):
             ready = usable(targets.known_at[..., k], fold.valid, fold.valid_until)
             found = int((ready & np.isfinite(targets.scaled[fold.valid][..., k])).sum())
             if found < minimum:
-                raise ConfigError(f"train.calibrate = true: fold {fold.number + 1} has {found} "
-                                  f"known outcomes at horizon {horizon} in its validation, "
-                                  f"{minimum} are needed: raise folds.valid_fraction, load more, "
-                                  "or set it to false")
+                raise ConfigError(
+                    f"train.calibrate = true: fold {fold.number + 1} has {found} "
+                    f"known outcomes at horizon {horizon} in its validation, "
+                    f"{minimum} are needed: raise folds.valid_fraction, load more, "
+                    "or set it to false"
+                )
 
 # %% ../nbs/08_experiment.ipynb #c41de796
 def make_trainer(
-    config:Config, # model and training
-    market:Market, # data
-    task:Task, # which model and seed
-)->ModelTrainer: # untrained; its initial weights depend on the seed alone
+    config: Config,  # model and training
+    market: Market,  # data
+    task: Task,  # which model and seed
+) -> ModelTrainer:  # untrained; its initial weights depend on the seed alone
     "The trainer of one task."
     model = build_model(config, task.model, task.seed)
     start, end = (f"{s:%Y-%m-%d}" for s in market.sessions[[0, -1]])
     return ModelTrainer(model, start, end, data=market.handler, seed=task.seed)
 
 # %% ../nbs/08_experiment.ipynb #4f180ebf
-def mend_law(
-    said:Forecast, # from the first bar on
-    market:Market, # labels
-    fold:Fold, # its validation rows are used, with what was known of them in time
-    folder:Path, # gets `calibration.json`
-)->Forecast: # the same sessions, the law mended
+def recalibrate(
+    said: Forecast,  # from the first bar on
+    market: Market,  # labels
+    fold: Fold,  # its validation rows are used, with what was known of them in time
+    folder: Path,  # gets `calibration.json`
+) -> Forecast:  # the same sessions, the law mended
     "Fit the factors of a law on the validation rows of a fold and apply them."
     first, last, until = market.sessions[[fold.valid[0], fold.valid[-1], fold.valid_until]]
     mended = fit_calibration(said.window(first, last), market.handler.targets, until)
@@ -703,32 +835,40 @@ def mend_law(
     return mended.apply(said)
 
 # %% ../nbs/08_experiment.ipynb #29420165
-def do_task(
-    task:Task, # what to do
-    config:Config, # how
-    market:Market, # with which data
-    fold:Fold, # on which rows
-    run:Path, # folder of the run
-    progress:bool=True, # show a bar over the epochs
-)->None: # leaves weights, scaler and forecast in the task's folder
+def run_task(
+    task: Task,  # what to do
+    config: Config,  # how
+    market: Market,  # with which data
+    fold: Fold,  # on which rows
+    run: Path,  # folder of the run
+    progress: bool = True,  # show a bar over the epochs
+) -> None:  # leaves weights, scaler and forecast in the task's folder
     "Train one model on one fold and write down what it says about the test years."
     t, trainer = config.train, make_trainer(config, market, task)
     trainer.train_model(
-        t.epochs, t.learning_rate, fold=fold, window=t.window, warm_up=t.warm_up,
-        stride=t.stride, batch_size=t.batch_size, patience=t.epochs, progress=progress,
-        label=f"fold {task.fold + 1} {task.model} seed {task.seed}")
+        t.epochs,
+        t.learning_rate,
+        fold=fold,
+        window=t.window,
+        warm_up=t.warm_up,
+        stride=t.stride,
+        batch_size=t.batch_size,
+        patience=t.epochs,
+        progress=progress,
+        label=f"fold {task.fold + 1} {task.model} seed {task.seed}",
+    )
     trainer.save(task.folder(run))
     first, last = market.sessions[fold.test[[0, -1]]]
     said = trainer.predict(market.handler.panel.window(None, last))
     if t.calibrate:
-        said = mend_law(said, market, fold, task.folder(run))
+        said = recalibrate(said, market, fold, task.folder(run))
     said.window(first, last).to_parquet(task.folder(run) / "forecast.parquet")
 
 # %% ../nbs/08_experiment.ipynb #5e9480e8
 def register_trial(
-    out:Path, # folder of all runs
-    facts:dict, # what is about to be tried
-)->None: # appends one line to `trials.jsonl`
+    out: Path,  # folder of all runs
+    facts: dict,  # what is about to be tried
+) -> None:  # appends one line to `trials.jsonl`
     "Write a trial down before it starts."
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "trials.jsonl", "a", encoding="utf-8") as f:
@@ -736,39 +876,48 @@ def register_trial(
 
 # %% ../nbs/08_experiment.ipynb #79ecc7ec
 def seed_forecasts(
-    config:Config, # models and seeds
-    folds:Sequence, # the folds whose tasks are all done
-    run:Path, # folder of the run
-)->dict: # model -> list of Forecast over all test sessions, one per seed
+    config: Config,  # models and seeds
+    folds: Sequence,  # the folds whose tasks are all done
+    run: Path,  # folder of the run
+) -> dict:  # model -> list of Forecast over all test sessions, one per seed
     "The forecasts of all trained rivals, seed by seed."
+
     def one(model, seed):
         tasks = [Task(i, model, seed) for i in range(len(folds))]
         return concat_forecasts([read_forecast(t.folder(run) / "forecast.parquet") for t in tasks])
-    return {m: [one(m, s) for s in config.train.seeds]
-            for m in config.models.names if STRATEGIES[m].trained}
+
+    return {
+        m: [one(m, s) for s in config.train.seeds]
+        for m in config.models.names
+        if STRATEGIES[m].trained
+    }
 
 # %% ../nbs/08_experiment.ipynb #e45f03ee
 def collect(
-    config:Config, # models and seeds
-    folds:Sequence, # the folds whose tasks are all done
-    run:Path, # folder of the run
-)->dict: # model -> Forecast over all test sessions, averaged over seeds
+    config: Config,  # models and seeds
+    folds: Sequence,  # the folds whose tasks are all done
+    run: Path,  # folder of the run
+) -> dict:  # model -> Forecast over all test sessions, averaged over seeds
     "The forecasts of all trained rivals."
+
     def one(model, i):
         tasks = [Task(i, model, s) for s in sorted(config.train.seeds)]
-        return average_forecasts([read_forecast(t.folder(run) / "forecast.parquet")
-                                  for t in tasks])
-    return {m: concat_forecasts([one(m, i) for i in range(len(folds))])
-            for m in config.models.names if STRATEGIES[m].trained}
+        return average_forecasts([read_forecast(t.folder(run) / "forecast.parquet") for t in tasks])
+
+    return {
+        m: concat_forecasts([one(m, i) for i in range(len(folds))])
+        for m in config.models.names
+        if STRATEGIES[m].trained
+    }
 
 # %% ../nbs/08_experiment.ipynb #31398474
 def target_weights(
-    config:Config, # rivals and the sizing policy
-    market:Market, # bars
-    forecasts:dict, # model -> Forecast
-    sessions:pd.DatetimeIndex, # the test sessions
-    names:Sequence|None=None, # some of the rivals; None = every row of the table
-)->dict: # label -> frame of target weights
+    config: Config,  # rivals and the sizing policy
+    market: Market,  # bars
+    forecasts: dict,  # model -> Forecast
+    sessions: pd.DatetimeIndex,  # the test sessions
+    names: Sequence | None = None,  # some of the rivals; None = every row of the table
+) -> dict:  # label -> frame of target weights
     "What every rival wants to hold after each test session."
     out = {}
     for name in config.rows if names is None else names:
@@ -778,13 +927,13 @@ def target_weights(
     return out
 
 # %% ../nbs/08_experiment.ipynb #71937d9a
-def keep_books(
-    weights:dict, # label -> frame of target weights
-    config:Config, # costs and fills
-    market:Market, # bars
-    fill:str|None=None, # instead of the configuration's
-    cost_multiple:float=1., # 2 doubles every cost of trading
-)->dict: # label -> BacktestResult
+def run_backtests(
+    weights: dict,  # label -> frame of target weights
+    config: Config,  # costs and fills
+    market: Market,  # bars
+    fill: str | None = None,  # instead of the configuration's
+    cost_multiple: float = 1.0,  # 2 doubles every cost of trading
+) -> dict:  # label -> BacktestResult
     "Trade every rival at the same sessions and costs."
     out, c = {}, config.costs
     for label, frame in weights.items():
@@ -793,24 +942,31 @@ def keep_books(
         costs = instrument_costs(bars, c.fraction) * cost_multiple
         bars = bars.window(frame.index[0], frame.index[-1])
         try:
-            out[label] = backtest(frame, bars, costs=costs, fill=fill or c.fill, borrow=c.borrow,
-                                  financing=c.financing, delisting_return=c.delisting_return)
+            out[label] = backtest(
+                frame,
+                bars,
+                costs=costs,
+                fill=fill or c.fill,
+                borrow=c.borrow,
+                financing=c.financing,
+                delisting_return=c.delisting_return,
+            )
         except RuinError:
             continue  # `result_notes` says so
     return out
 
 # %% ../nbs/08_experiment.ipynb #6946bf92
 def _check_books(
-    config:Config, # costs and fills
-    market:Market, # bars
-)->None: # raises DataError; what a backtest would refuse is found before the training
+    config: Config,  # costs and fills
+    market: Market,  # bars
+) -> None:  # raises DataError; what a backtest would refuse is found before the training
     first, last = config.folds.test_start, config.folds.test_end
     for bars, signs in ((market.universe, (1, -1)), (market.index, (1,))):
         days = bars.sessions[bars.sessions.slice_indexer(first, last)]
         for sign in signs:  # a position too small to matter in every symbol
             weights = pd.DataFrame(sign * 1e-9, days, bars.symbols)
             try:
-                keep_books({"check": weights}, config, market)
+                run_backtests({"check": weights}, config, market)
             except DataError as error:
                 hint = ", on the command line --delisting-return X" * ("delisting" in str(error))
                 raise DataError(f"{error}{hint}", symbol=error.symbol) from error
@@ -819,6 +975,7 @@ def _check_books(
 @dataclass(frozen=True, eq=False, repr=False)
 class ExperimentResult:
     "What an experiment found: a table, the books behind it and the folder that holds both."
+
     config: Config
     market: Market
     folder: Path  # runs/<id>
@@ -829,19 +986,20 @@ class ExperimentResult:
     complete: bool  # False: interrupted, later folds are missing
 
     @property
-    def table(self)->LeagueTable:
+    def table(self) -> LeagueTable:
         "One row per rival."
-        return league_table(self.books, self.index_returns, self.config.data.periods,
-                            against="long only")
+        return league_table(
+            self.books, self.index_returns, self.config.data.periods, against="long only"
+        )
 
     @property
-    def index_returns(self)->pd.Series:
+    def index_returns(self) -> pd.Series:
         "Returns of the benchmark at the test sessions on which it has a price, before costs."
         index = self.market.index
         return index.returns[index.symbols[0]].reindex(self.sessions).dropna()
 
     @property
-    def sessions(self)->pd.DatetimeIndex:
+    def sessions(self) -> pd.DatetimeIndex:
         "The test sessions."
         return self.market.sessions[np.concatenate([f.test for f in self.folds])]
 
@@ -856,66 +1014,77 @@ class ExperimentResult:
 
 # %% ../nbs/08_experiment.ipynb #a844964a
 def result_notes(
-    result:ExperimentResult, # what was found
-)->list: # sentences
+    result: ExperimentResult,  # what was found
+) -> list:  # sentences
     "What has to be said beside the table."
     typical = np.nanmedian([sharpe(b.net_returns, b.periods).se for b in result.books.values()])
     seeds = len(result.config.train.seeds)
     mean = f"Networks: mean of {seeds} seed{'s' * (seeds > 1)}. " if result.forecasts else ""
-    notes = [f"Standard errors of the Sharpe ratios are near {typical:.2f}: rows closer than about "
-             f"twice that are not told apart, and the table ranks nobody. {mean}Risk-free rate "
-             "taken as zero. Every row begins in cash and trades first at the close of the "
-             "first test session. " + _holding_costs(result.config.costs, result.market.universe),
-             *result.market.universe.provenance.get("notes", ()), *result.config.notes]
+    notes = [
+        f"Standard errors of the Sharpe ratios are near {typical:.2f}: rows closer than about "
+        f"twice that are not told apart, and the table ranks nobody. {mean}Risk-free rate "
+        "taken as zero. Every row begins in cash and trades first at the close of the "
+        "first test session. " + _holding_costs(result.config.costs, result.market.universe),
+        *result.market.universe.provenance.get("notes", ()),
+        *result.config.notes,
+    ]
     asked, last = pd.Timestamp(result.config.folds.test_end), result.market.sessions[-1]
     if asked - last > pd.Timedelta(days=10):
-        notes.insert(0, f"The data end on {last:%Y-%m-%d}, before the last day asked for "
-                        f"({asked:%Y-%m-%d}).")
+        notes.insert(
+            0, f"The data end on {last:%Y-%m-%d}, before the last day asked for ({asked:%Y-%m-%d})."
+        )
     for label in (name for name in result.weights if name not in result.books):
         notes.insert(0, f"{label} lost all of its equity and has no row.")
     if not result.complete:
-        notes.insert(0, f"Interrupted: only {len(result.folds)} fold(s) are finished. "
-                        "--resume goes on.")
+        notes.insert(
+            0, f"Interrupted: only {len(result.folds)} fold(s) are finished. --resume goes on."
+        )
     return notes
 
 # %% ../nbs/08_experiment.ipynb #ab9eae25
 def _holding_costs(
-    costs:TradeConfig, # of the run
-    universe:Bars, # what is traded
-)->str: # one sentence
+    costs: TradeConfig,  # of the run
+    universe: Bars,  # what is traded
+) -> str:  # one sentence
     if universe.excess is not None:
         return "Returns are given in excess of financing: neither borrowing nor margin is charged."
     table = "as in the instrument table" if "borrow" in universe.instruments else "nothing"
     fee = table if costs.borrow is None else f"{costs.borrow:.2%} a year"
-    return (f"Borrowing shares costs {fee}, positions beyond the equity {costs.financing:.2%} a "
-            "year.")
+    return (
+        f"Borrowing shares costs {fee}, positions beyond the equity {costs.financing:.2%} a year."
+    )
 
 # %% ../nbs/08_experiment.ipynb #25394916
-OTHER_SIZINGS = {"budget": "share of the risk budget", "realised": "own past risk",
-                 "none": "no book scale"}
+OTHER_SIZINGS = {
+    "budget": "share of the risk budget",
+    "realised": "own past risk",
+    "none": "no book scale",
+}
 
 
 def seed_books(
-    result:ExperimentResult, # what was found
-    scaling:str|None=None, # of RiskPolicy; None = the configuration's
-)->dict: # label -> list of BacktestResult: one per seed of a network, one of a rule
+    result: ExperimentResult,  # what was found
+    scaling: str | None = None,  # of RiskPolicy; None = the configuration's
+) -> dict:  # label -> list of BacktestResult: one per seed of a network, one of a rule
     "The books of every rival under one sizing, each seed of a network traded by itself."
     risk = result.config.risk if scaling is None else replace(result.config.risk, scaling=scaling)
     config, market, out = replace(result.config, risk=risk), result.market, {}
     seeds = seed_forecasts(config, result.folds, result.folder)
     for name in config.rows:
-        weights = [target_weights(config, market, {name: said}, result.sessions, (name,))
-                   for said in seeds.get(name, [None])]
-        books, label = [keep_books(w, config, market) for w in weights], STRATEGIES[name].label
+        weights = [
+            target_weights(config, market, {name: said}, result.sessions, (name,))
+            for said in seeds.get(name, [None])
+        ]
+        books, label = [run_backtests(w, config, market) for w in weights], STRATEGIES[name].label
         if all(books):  # a ruined seed leaves no row
             out[label] = [b[label] for b in books]
     return out
 
 # %% ../nbs/08_experiment.ipynb #16ae6ca0
 def difference_table(
-    result:ExperimentResult, # what was found
-    against:str='hybrid', # the row that is compared with all others
-)->pd.DataFrame: # one row per rival: difference of net Sharpe ratios, 95 % interval
+    result: ExperimentResult,  # what was found
+    against: str = "hybrid",  # the row that is compared with all others
+) -> pd.DataFrame:  # one row per rival: difference of net Sharpe ratios, 95 % interval
     "Paired differences of net Sharpe ratios, single seeds, with what other sizings make of them."
     own = result.config.risk.scaling
     others = [s for s in OTHER_SIZINGS if s != own]
@@ -925,16 +1094,21 @@ def difference_table(
         sides = {s: (b.get(against), b.get(label)) for s, b in books.items()}
         if label == against or not all(_varies(side) for side in sides[own]):
             continue
-        d = {s: sharpe_difference(*side) if all(map(_varies, side)) else None
-             for s, side in sides.items()}
+        d = {
+            s: sharpe_difference(*side) if all(map(_varies, side)) else None
+            for s, side in sides.items()
+        }
         ready = against in result.books and label in result.books
         rows[f"{against} minus {label}"] = {
-            "Difference": d[own].value, "95 % from": d[own].low, "95 % to": d[own].high,
+            "Difference": d[own].value,
+            "95 % from": d[own].low,
+            "95 % to": d[own].high,
             "Excludes zero": "yes" if d[own].excludes_zero else "no",
             "Seeds": " and ".join(str(n) for n in d[own].seeds),
             "Averaged seeds": _plain_difference(result.books[against], result.books[label])
-            if ready else np.nan} | {
-            OTHER_SIZINGS[s]: "ruined" if d[s] is None else str(d[s]) for s in others}
+            if ready
+            else np.nan,
+        } | {OTHER_SIZINGS[s]: "ruined" if d[s] is None else str(d[s]) for s in others}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
@@ -947,53 +1121,61 @@ def _plain_difference(a, b):
 
 # %% ../nbs/08_experiment.ipynb #0a7e14f4
 def stress_table(
-    result:ExperimentResult, # what was found
-)->pd.DataFrame: # net Sharpe ± SE per rival: as configured, twice the cost, one day late
+    result: ExperimentResult,  # what was found
+) -> pd.DataFrame:  # net Sharpe ± SE per rival: as configured, twice the cost, one day late
     "Net Sharpe ratios under dearer and later trading."
     c, m = result.config, result.market
-    dear = keep_books(result.weights, c, m, cost_multiple=2.)
+    dear = run_backtests(result.weights, c, m, cost_multiple=2.0)
     columns = {"As configured": result.books, "Twice the cost": dear}
     if c.costs.fill == "close":
-        columns["One day late"] = keep_books(result.weights, c, m, fill="next_close")
-    return pd.DataFrame({name: {k: str(sharpe(b.net_returns, b.periods)) for k, b in books.items()}
-                         for name, books in columns.items()})
+        columns["One day late"] = run_backtests(result.weights, c, m, fill="next_close")
+    return pd.DataFrame(
+        {
+            name: {k: str(sharpe(b.net_returns, b.periods)) for k, b in books.items()}
+            for name, books in columns.items()
+        }
+    )
 
 # %% ../nbs/08_experiment.ipynb #5cd12dbd
 def block_table(
-    result:ExperimentResult, # what was found
-)->pd.DataFrame: # net Sharpe ± SE per rival and test block
+    result: ExperimentResult,  # what was found
+) -> pd.DataFrame:  # net Sharpe ± SE per rival and test block
     "Net Sharpe ratios block by block."
     out = {}
     for fold in result.folds:
         days = result.market.sessions[fold.test]
         out[f"{days[0]:%Y-%m} to {days[-1]:%Y-%m}"] = {
-            k: str(sharpe(b.net_returns.loc[days], b.periods)) for k, b in result.books.items()}
+            k: str(sharpe(b.net_returns.loc[days], b.periods)) for k, b in result.books.items()
+        }
     return pd.DataFrame(out)
 
 # %% ../nbs/08_experiment.ipynb #35a1919a
 def pit_values(
-    result:ExperimentResult, # what was found
-    model:str='hybrid', # which trained rival
-)->np.ndarray: # probability integral transform of next-session returns, test sessions only
+    result: ExperimentResult,  # what was found
+    model: str = "hybrid",  # which trained rival
+) -> np.ndarray:  # probability integral transform of next-session returns, test sessions only
     "Where the realised returns fell within the predictive law."
     u = pit(result.forecasts[model], result.market.handler.targets).to_numpy()
     return u[np.isfinite(u)]
 
 # %% ../nbs/08_experiment.ipynb #21fe4722
 def coverage_tables(
-    result:ExperimentResult, # what was found
-)->dict: # label -> CoverageTable of each trained rival with a law, test sessions only
+    result: ExperimentResult,  # what was found
+) -> dict:  # label -> CoverageTable of each trained rival with a law, test sessions only
     "Announced and actual coverage of every trained rival."
     targets = result.market.handler.targets
-    return {STRATEGIES[m].label: coverage(said, targets) for m, said in result.forecasts.items()
-            if set(said.horizons) & set(targets.horizons)}
+    return {
+        STRATEGIES[m].label: coverage(said, targets)
+        for m, said in result.forecasts.items()
+        if set(said.horizons) & set(targets.horizons)
+    }
 
 # %% ../nbs/08_experiment.ipynb #28465a1e
 def explain_last_fold(
-    result:ExperimentResult, # what was found
-    symbol:str, # whose attention is shown
-    sessions:int=252, # length of the explained window
-)->tuple: # (Series of feature importances, attention (head, l, l) of the last block, sessions)
+    result: ExperimentResult,  # what was found
+    symbol: str,  # whose attention is shown
+    sessions: int = 252,  # length of the explained window
+) -> tuple:  # (Series of feature importances, attention (head, l, l) of the last block, sessions)
     "Importances over all symbols and the attention map of one, at the end of the test years."
     config, market = result.config, result.market
     task = Task(len(result.folds) - 1, "hybrid", config.train.seeds[0])
@@ -1007,8 +1189,7 @@ def explain_last_fold(
         told = trainer.model.cpu().eval().explain(put(arrays.x), dt=dt, mask=put(arrays.mask))
     importance = mean_importance(told.importance.numpy(), put(arrays.mask).numpy(), panel.names)
     row = list(panel.symbols).index(symbol)
-    return (importance, told.attention[-1][row].numpy(),
-            panel.sessions[tail])
+    return (importance, told.attention[-1][row].numpy(), panel.sessions[tail])
 
 # %% ../nbs/08_experiment.ipynb #22567e74
 def _table_sections(result):
@@ -1016,34 +1197,51 @@ def _table_sections(result):
     first = Section("The league table", [*result_notes(result), result.table])
     out = [first]
     if "hybrid" in result.books and len(result.sessions) >= 20:  # fewer have no interval
-        out.append(Section("Is the difference real?", [
-            "Net Sharpe ratio of the hybrid minus that of each rival on the same days: the mean "
-            "over single seeds, each traded by itself, with a 95 % interval that knows both time "
-            "and seeds. Beside it the difference of the averaged forecasts, which is what the "
-            "table shows, and the same comparison under two other sizings. An interval that "
-            "contains zero supports no claim; with several comparisons, one that excludes it is "
-            "weak evidence.",
-            difference_table(result)]))
-    out.append(Section("What could overturn it", [
-        "Net Sharpe ratio ± standard error with twice the cost, and filled one session later.",
-        stress_table(result), "The same as configured, by test block.", block_table(result)]))
+        out.append(
+            Section(
+                "Is the difference real?",
+                [
+                    "Net Sharpe ratio of the hybrid minus that of each rival on the same days: the mean "
+                    "over single seeds, each traded by itself, with a 95 % interval that knows both time "
+                    "and seeds. Beside it the difference of the averaged forecasts, which is what the "
+                    "table shows, and the same comparison under two other sizings. An interval that "
+                    "contains zero supports no claim; with several comparisons, one that excludes it is "
+                    "weak evidence.",
+                    difference_table(result),
+                ],
+            )
+        )
+    out.append(
+        Section(
+            "What could overturn it",
+            [
+                "Net Sharpe ratio ± standard error with twice the cost, and filled one session later.",
+                stress_table(result),
+                "The same as configured, by test block.",
+                block_table(result),
+            ],
+        )
+    )
     return out
 
 # %% ../nbs/08_experiment.ipynb #ecc6d230
 def _calibration_section(result):
     "Coverage of every trained rival, and whether its announced direction was kept."
-    words = ("Share of test outcomes inside central intervals ± standard error, in %, by horizon "
-             "and dominant regime. The errors allow for symbols that move together and labels that "
-             "overlap; effective: independent outcomes they are worth. Regimes of several seeds "
-             "are matched before they are averaged.")
+    words = (
+        "Share of test outcomes inside central intervals ± standard error, in %, by horizon "
+        "and dominant regime. The errors allow for symbols that move together and labels that "
+        "overlap; effective: independent outcomes they are worth. Regimes of several seeds "
+        "are matched before they are averaged."
+    )
     targets, items, bins = result.market.handler.targets, [words], {}
     for label, table in coverage_tables(result).items():
         items += [f"{label}.", coverage_figure(table.frame, f"Coverage of {label}"), table]
     for m, said in result.forecasts.items():
         if 1 in said.horizons:
             bins[STRATEGIES[m].label] = reliability(said, targets).frame
-    return Section("Were the probabilities kept?",
-                   items + ([reliability_figure(bins)] if bins else []))
+    return Section(
+        "Were the probabilities kept?", items + ([reliability_figure(bins)] if bins else [])
+    )
 
 # %% ../nbs/08_experiment.ipynb #e470e778
 def _learning_section(result):
@@ -1055,8 +1253,11 @@ def _learning_section(result):
         frames = [History(**card["training"]["history"]).frame for card in cards]
         if len(frames[0]) > 1:  # a learner without epochs has no curve
             runs[STRATEGIES[model].label] = frames
-    return [Section("How did they learn?", ["Every fold and seed.", learning_figure(runs)])
-            ] if runs else []
+    return (
+        [Section("How did they learn?", ["Every fold and seed.", learning_figure(runs)])]
+        if runs
+        else []
+    )
 
 # %% ../nbs/08_experiment.ipynb #52a3c29d
 def _equity_section(result):
@@ -1065,8 +1266,10 @@ def _equity_section(result):
     periods = result.market.universe.periods or periods_per_year(result.sessions)
     enough = len(result.sessions) > round(periods)
     rolling = [rolling_sharpe_figure(returns, periods=periods)] if enough else []
-    return Section("Equity, net of cost", [
-        equity_figure(returns), drawdown_figure(returns, limit=.15, periods=periods), *rolling])
+    return Section(
+        "Equity, net of cost",
+        [equity_figure(returns), drawdown_figure(returns, limit=0.15, periods=periods), *rolling],
+    )
 
 
 def _model_sections(result):
@@ -1074,24 +1277,36 @@ def _model_sections(result):
     tested = result.market.sessions[result.folds[-1].test]
     symbol = result.market.universe.observed.loc[tested].sum().idxmax()
     importance, attention, days = explain_last_fold(result, symbol)
-    own = read_forecast(Task(len(result.folds) - 1, "hybrid", result.config.train.seeds[0])
-                        .folder(result.folder) / "forecast.parquet")
+    own = read_forecast(
+        Task(len(result.folds) - 1, "hybrid", result.config.train.seeds[0]).folder(result.folder)
+        / "forecast.parquet"
+    )
     regime = pd.DataFrame({n: f[symbol] for n, f in own.regime.items()})
     price = result.market.universe.level[symbol].reindex(regime.index)
-    pit, still = pit_values(result), regime.std().max() < .05
+    pit, still = pit_values(result), regime.std().max() < 0.05
     calibration = calibration_figure(pit, "Calibration of the hybrid")
     words = ["The regime weights hardly move: no regimes were found."] * bool(still)
     judged = Section("Is its law calibrated?", [calibration_verdict(pit), calibration])
-    return [judged, Section("What does it look at?", [
-        f"Last fold, first seed. Importances: share of each feature in the weight that fell on "
-        f"observed cells of all symbols in the last {len(days)} sessions. Regime weights and "
-        f"attention: {symbol}.", importance_figure(importance), *words,
-        regime_figure(price, regime), attention_figure(attention, days)])]
+    return [
+        judged,
+        Section(
+            "What does it look at?",
+            [
+                f"Last fold, first seed. Importances: share of each feature in the weight that fell on "
+                f"observed cells of all symbols in the last {len(days)} sessions. Regime weights and "
+                f"attention: {symbol}.",
+                importance_figure(importance),
+                *words,
+                regime_figure(price, regime),
+                attention_figure(attention, days),
+            ],
+        ),
+    ]
 
 # %% ../nbs/08_experiment.ipynb #b99ae0a0
 def make_report(
-    result:ExperimentResult, # what was found
-)->Path: # runs/<id>/report.html
+    result: ExperimentResult,  # what was found
+) -> Path:  # runs/<id>/report.html
     "Write the self-contained page of an experiment."
     sections = [*_table_sections(result), _equity_section(result)]
     if result.forecasts:
@@ -1102,17 +1317,22 @@ def make_report(
     universe = result.market.universe
     origin = {"provenance": {k: v for k, v in universe.provenance.items() if k != "notes"}}
     tables = [pd.Series(_flatten(t)).to_frame("value") for t in (facts | origin, config)]
-    sections.append(Section("What exactly was run", ["The run.", tables[0], "Its configuration.",
-                                                    tables[1]]))
+    sections.append(
+        Section("What exactly was run", ["The run.", tables[0], "Its configuration.", tables[1]])
+    )
     span = f"{result.sessions[0]:%Y-%m-%d} to {result.sessions[-1]:%Y-%m-%d}"
-    return write_report(result.folder / "report.html", result.config.title, sections,
-                        f"{len(universe.symbols)} symbols, tested {span}, net of cost")
+    return write_report(
+        result.folder / "report.html",
+        result.config.title,
+        sections,
+        f"{len(universe.symbols)} symbols, tested {span}, net of cost",
+    )
 
 
 def _flatten(
-    tree:dict, # nested dictionaries
-    prefix:str="", # in front of each key
-)->dict: # 'section.key' -> text
+    tree: dict,  # nested dictionaries
+    prefix: str = "",  # in front of each key
+) -> dict:  # 'section.key' -> text
     out = {}
     for key, value in tree.items():
         inner = isinstance(value, dict)
@@ -1121,11 +1341,12 @@ def _flatten(
 
 # %% ../nbs/08_experiment.ipynb #98b27bd6
 def open_run(
-    config:Config, # what is to be run
-    market:Market, # on which data
-    out:Path, # folder of all runs
-    resume:bool|str=False, # True = the newest run of this configuration and data; or a run's id
-)->Path: # folder of the run
+    config: Config,  # what is to be run
+    market: Market,  # on which data
+    out: Path,  # folder of all runs
+    resume: bool
+    | str = False,  # True = the newest run of this configuration and data; or a run's id
+) -> Path:  # folder of the run
     "The folder of a new run, or of the one to be resumed."
     data = hashlib.sha256((market.universe.sha256 + market.index.sha256).encode()).hexdigest()
     facts = dict(name=config.name, fingerprint=config.fingerprint, data=data, versions=versions())
@@ -1142,10 +1363,10 @@ def open_run(
 
 # %% ../nbs/08_experiment.ipynb #010b35c7
 def find_run(
-    out:Path, # folder of all runs
-    facts:dict, # name, fingerprint and data hash that must agree
-    run_id:str|None=None, # a run's id; None = the newest that agrees
-)->Path: # raises ConfigError where there is none
+    out: Path,  # folder of all runs
+    facts: dict,  # name, fingerprint and data hash that must agree
+    run_id: str | None = None,  # a run's id; None = the newest that agrees
+) -> Path:  # raises ConfigError where there is none
     "The folder of an earlier run of the same configuration on the same data."
     for path in sorted(out.glob(f"{run_id or '*'}/run.json"), reverse=True):
         seen = _read_json(path)
@@ -1157,22 +1378,24 @@ def find_run(
     seen = _read_json(out / (run_id or known[0]) / "run.json") if known else {}
     differs = [k for k, v in facts.items() if seen.get(k) != v]
     why = f"'{run_id or known[0]}' differs in {', '.join(differs)}" if known else "none is there"
-    raise ConfigError(f"no run in '{out}' can be resumed: {why}. Give the same options, data and "
-                      "package versions (--quick too), or leave out --resume")
+    raise ConfigError(
+        f"no run in '{out}' can be resumed: {why}. Give the same options, data and "
+        "package versions (--quick too), or leave out --resume"
+    )
 
 # %% ../nbs/08_experiment.ipynb #a53aed19
 def write_json(
-    path:Path, # where to
-    tree:dict, # what
-)->None: # replaces the file in one step
+    path: Path,  # where to
+    tree: dict,  # what
+) -> None:  # replaces the file in one step
     "Write JSON atomically."
     write_atomic(path, json.dumps(tree, indent=1, default=str))
 
 # %% ../nbs/08_experiment.ipynb #ea9c210c
 @contextmanager
 def _threads(
-    count:int, # threads of the tensor library inside
-)->Iterator: # the caller's number comes back at the end
+    count: int,  # threads of the tensor library inside
+) -> Iterator:  # the caller's number comes back at the end
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -1182,29 +1405,29 @@ def _threads(
 
 
 def do_tasks(
-    config:Config, # models and seeds
-    market:Market, # data
-    folds:Sequence, # of Fold
-    run:Path, # folder of the run
-    progress:bool=True, # show bars
-)->bool: # False: interrupted by Ctrl-C
+    config: Config,  # models and seeds
+    market: Market,  # data
+    folds: Sequence,  # of Fold
+    run: Path,  # folder of the run
+    progress: bool = True,  # show bars
+) -> bool:  # False: interrupted by Ctrl-C
     "Do every task that is not done yet."
     tasks = all_tasks(config, folds)
     with _threads(config.train.threads):
         try:
             for task in tqdm(tasks, desc="training", disable=not progress):
                 if not task.done(run):
-                    do_task(task, config, market, folds[task.fold], run, progress)
+                    run_task(task, config, market, folds[task.fold], run, progress)
         except KeyboardInterrupt:
             return False
     return True
 
 # %% ../nbs/08_experiment.ipynb #11659177
-def finished(
-    config:Config, # models and seeds
-    folds:Sequence, # of Fold
-    run:Path, # folder of the run
-)->list: # the leading folds that can be reported
+def completed_folds(
+    config: Config,  # models and seeds
+    folds: Sequence,  # of Fold
+    run: Path,  # folder of the run
+) -> list:  # the leading folds that can be reported
     "The folds all of whose tasks are done, up to the first one with a task missing."
     tasks, out = all_tasks(config, folds), []
     for i, fold in enumerate(folds):
@@ -1217,22 +1440,27 @@ def finished(
 class Experiment:
     "A walk-forward comparison of all rivals under one configuration."
 
-    def __init__(self,
-        config:Config, # see `read_config`
+    def __init__(
+        self,
+        config: Config,  # see `read_config`
     ):
         self.config = config
 
     @classmethod
-    def from_file(cls, source:str|Path)->"Experiment":
+    def from_file(cls, source: str | Path) -> "Experiment":
         "An experiment from a TOML file or from the name of a configuration in the package."
         return cls(read_config(source))
 
-    def run(self,
-        out:str|Path='runs', # folder of all runs
-        resume:bool|str=False, # go on with the newest run of this configuration, or with a run's id
-        progress:bool=True, # show progress bars
-        report:bool=True, # write the page, too
-    )->ExperimentResult: # raises DataError, ConfigError; KeyboardInterrupt if no fold is finished
+    def run(
+        self,
+        out: str | Path = "runs",  # folder of all runs
+        resume: bool
+        | str = False,  # go on with the newest run of this configuration, or with a run's id
+        progress: bool = True,  # show progress bars
+        report: bool = True,  # write the page, too
+    ) -> (
+        ExperimentResult
+    ):  # raises DataError, ConfigError; KeyboardInterrupt if no fold is finished
         "Load, walk forward, trade, report; everything is written below `out`."
         config, began = self.config, time.perf_counter()
         check_models(config)
@@ -1242,7 +1470,7 @@ class Experiment:
         _check_books(config, market)
         run = open_run(config, market, Path(out), resume)
         complete = do_tasks(config, market, folds, run, progress)
-        folds = folds if complete else finished(config, folds, run)
+        folds = folds if complete else completed_folds(config, folds, run)
         if not folds:
             raise KeyboardInterrupt(f"no fold is finished yet; --resume goes on with {run.name}")
         result = _conclude(config, market, run, folds, complete, began)
@@ -1252,24 +1480,27 @@ class Experiment:
 
     def __repr__(self):
         c = self.config
-        return (f"Experiment({c.name!r}: {', '.join(c.models.names)}; tested {c.folds.test_start} "
-                f"to {c.folds.test_end})")
+        return (
+            f"Experiment({c.name!r}: {', '.join(c.models.names)}; tested {c.folds.test_start} "
+            f"to {c.folds.test_end})"
+        )
 
 # %% ../nbs/08_experiment.ipynb #f35c9a1f
 def _conclude(
-    config:Config, # what was run
-    market:Market, # data
-    run:Path, # folder of the run
-    folds:Sequence, # finished folds
-    complete:bool, # all of them
-    began:float, # `time.perf_counter()` at the start
-)->ExperimentResult: # after writing tables, weights and forecasts
+    config: Config,  # what was run
+    market: Market,  # data
+    run: Path,  # folder of the run
+    folds: Sequence,  # finished folds
+    complete: bool,  # all of them
+    began: float,  # `time.perf_counter()` at the start
+) -> ExperimentResult:  # after writing tables, weights and forecasts
     forecasts = collect(config, folds, run)
     sessions = market.sessions[np.concatenate([f.test for f in folds])]
     weights = target_weights(config, market, forecasts, sessions)
-    books = keep_books(weights, config, market)
-    result = ExperimentResult(config, market, run, tuple(folds), forecasts, weights, books,
-                              complete)
+    books = run_backtests(weights, config, market)
+    result = ExperimentResult(
+        config, market, run, tuple(folds), forecasts, weights, books, complete
+    )
     for name, said in forecasts.items():
         said.to_parquet(run / f"forecast_{name}.parquet")
     for label, frame in weights.items():
@@ -1278,6 +1509,14 @@ def _conclude(
     net.to_parquet(run / "net_returns.parquet")
     result.table.frame.to_csv(run / "table.csv")
     facts = _read_json(run / "run.json")
-    write_json(run / "run.json", facts | {"complete": complete, "folds": len(folds), "sessions":
-               len(sessions), "seconds": round(time.perf_counter() - began, 1)})
+    write_json(
+        run / "run.json",
+        facts
+        | {
+            "complete": complete,
+            "folds": len(folds),
+            "sessions": len(sessions),
+            "seconds": round(time.perf_counter() - began, 1),
+        },
+    )
     return result

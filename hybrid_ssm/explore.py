@@ -14,8 +14,7 @@ import pandas as pd
 
 from .data import Bars
 from .features import check_bars
-from .figures import (
-    FigureError, Picture, attention_figure, figure_png, regime_figure)
+from .figures import FigureError, Picture, attention_figure, figure_png, regime_figure
 from .forecast import Forecast
 
 # %% ../nbs/12_explore.ipynb #fb6a3d1e
@@ -50,16 +49,16 @@ class _Explorer:
 
 # %% ../nbs/12_explore.ipynb #5b6a325c
 def _escaped(
-    text:object, # an error's message; symbols in it come from files
-)->str: # safe inside HTML
+    text: object,  # an error's message; symbols in it come from files
+) -> str:  # safe inside HTML
     return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _known(
-    names:Sequence|None, # given names
-    n:int, # how many are needed
-    what:str, # what they name, for the message
-)->list:
+    names: Sequence | None,  # given names
+    n: int,  # how many are needed
+    what: str,  # what they name, for the message
+) -> list:
     names = [f"{what} {i + 1}" for i in range(n)] if names is None else list(names)
     if len(names) != n:
         raise ExploreError(f"{len(names)} names for {n} {what}s: pass one for each")
@@ -67,45 +66,54 @@ def _known(
 
 # %% ../nbs/12_explore.ipynb #858b6353
 def _quarters(
-    sessions:pd.DatetimeIndex, # sessions of the forecast
-)->list: # (label, first session), (label, ...), and the last session
+    sessions: pd.DatetimeIndex,  # sessions of the forecast
+) -> list:  # (label, first session), (label, ...), and the last session
     firsts = sessions.to_series().groupby(sessions.to_period("Q")).first()
     ends = [(f"{t:%b %Y}", t) for t in firsts]
     return ends + [(f"{sessions[-1]:%d %b %Y}", sessions[-1])]
 
 
 def _regime_of(
-    forecast:Forecast, # with regime weights
-    symbol:str, # one of its symbols
-)->pd.DataFrame: # sessions x k
+    forecast: Forecast,  # with regime weights
+    symbol: str,  # one of its symbols
+) -> pd.DataFrame:  # sessions x k
     return pd.DataFrame({name: frame[symbol] for name, frame in forecast.regime.items()})
 
 # %% ../nbs/12_explore.ipynb #9769e0ae
 class RegimeExplorer(_Explorer):
     "Regime weights under the price, by symbol and span."
 
-    def __init__(self,
-        bars:Bars, # prices, or returns that compound to a level
-        forecast:Forecast, # from a model that has regimes
+    def __init__(
+        self,
+        bars: Bars,  # prices, or returns that compound to a level
+        forecast: Forecast,  # from a model that has regimes
     ):
         check_bars(bars)
         if not forecast.regime:
-            raise ExploreError("the forecast holds no regimes: a classical rule has none, pass the "
-                               "forecast of a hybrid model")
+            raise ExploreError(
+                "the forecast holds no regimes: a classical rule has none, pass the "
+                "forecast of a hybrid model"
+            )
         symbols = [s for s in forecast.symbols if s in bars.close.columns]
         if not symbols:
-            raise ExploreError(f"bars {list(bars.symbols)[:3]} and forecast "
-                               f"{list(forecast.symbols)[:3]} share no symbol: pass the bars that "
-                               "were forecast")
+            raise ExploreError(
+                f"bars {list(bars.symbols)[:3]} and forecast "
+                f"{list(forecast.symbols)[:3]} share no symbol: pass the bars that "
+                "were forecast"
+            )
         self.bars, self.forecast = bars, forecast
         options = _quarters(forecast.sessions)
         self.symbol = widgets.Dropdown(options=symbols, description="symbol")
         self.span = widgets.SelectionRangeSlider(
-            options=options, index=(0, len(options) - 1), description="span",
-            continuous_update=False, layout=dict(width="30rem"))
+            options=options,
+            index=(0, len(options) - 1),
+            description="span",
+            continuous_update=False,
+            layout=dict(width="30rem"),
+        )
         self._assemble(self.symbol, self.span)
 
-    def figure(self)->Picture:
+    def figure(self) -> Picture:
         "The picture that the controls ask for."
         (start, end), symbol = self.span.value, self.symbol.value
         price = self.bars.level[symbol].loc[start:end].rename(symbol)
@@ -114,14 +122,14 @@ class RegimeExplorer(_Explorer):
 
 # %% ../nbs/12_explore.ipynb #5a12dff8
 def _maps(
-    explanation, # of `HybridFinancialModel.explain`
-)->list: # per layer (sequence, head, l, l)
+    explanation,  # of `HybridFinancialModel.explain`
+) -> list:  # per layer (sequence, head, l, l)
     return [layer.detach().cpu().numpy() for layer in explanation.attention]
 
 
 def _lengths(
-    maps:list, # per layer (sequence, head, l, l)
-)->tuple: # sequences, heads, sessions
+    maps: list,  # per layer (sequence, head, l, l)
+) -> tuple:  # sequences, heads, sessions
     if not maps or not maps[0].shape[1]:
         raise ExploreError("the model has no attention to show: this coupling reads no memory")
     return maps[0].shape[:3]
@@ -130,12 +138,13 @@ def _lengths(
 class AttentionExplorer(_Explorer):
     "Attention maps of a model, by sequence, layer and head."
 
-    def __init__(self,
-        model, # anything with `explain(x)` that returns an `Explanation`
-        x, # features (sequence, session, feature); a few hundred sessions at most
-        sessions:Sequence|None=None, # names of the sessions
-        symbols:Sequence|None=None, # names of the sequences
-        **inputs, # dt, mask, asset: handed on to `explain`
+    def __init__(
+        self,
+        model,  # anything with `explain(x)` that returns an `Explanation`
+        x,  # features (sequence, session, feature); a few hundred sessions at most
+        sessions: Sequence | None = None,  # names of the sessions
+        symbols: Sequence | None = None,  # names of the sequences
+        **inputs,  # dt, mask, asset: handed on to `explain`
     ):
         self.maps = _maps(model.explain(x, **inputs))
         n, heads, length = _lengths(self.maps)
@@ -143,17 +152,21 @@ class AttentionExplorer(_Explorer):
         self.sessions = pd.Index(_known(sessions, length, "session")) if named else None
         self.symbols = _known(symbols, n, "sequence")
         self.symbol = widgets.Dropdown(
-            options=[(str(s), i) for i, s in enumerate(self.symbols)], description="symbol")
+            options=[(str(s), i) for i, s in enumerate(self.symbols)], description="symbol"
+        )
         self.layer = widgets.IntSlider(len(self.maps), 1, len(self.maps), description="layer")
         every = [("all", -1)] + [(str(i + 1), i) for i in range(heads)]
         self.head = widgets.Dropdown(options=every, description="head")
         self._assemble(self.symbol, self.layer, self.head)
 
-    def figure(self)->Picture:
+    def figure(self) -> Picture:
         "The picture that the controls ask for."
         maps = self.maps[self.layer.value - 1][self.symbol.value]  # (head, l, l)
         head = self.head.value
         of = f"{self.symbols[self.symbol.value]}, layer {self.layer.value}"
         one = "" if head < 0 else f", head {head + 1}"
-        return attention_figure(maps if head < 0 else maps[head], self.sessions,
-                                f"Which sessions the memory reads: {of}{one}")
+        return attention_figure(
+            maps if head < 0 else maps[head],
+            self.sessions,
+            f"Which sessions the memory reads: {of}{one}",
+        )

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SIGMA_SESSIONS', 'FAMILIES', 'FEATURES', 'DEFAULT_FEATURES', 'rolling_join', 'rolling_sum', 'rolling_max',
            'rolling_min', 'rolling_age', 'rolling_covariance', 'rolling_std', 'rolling_correlation', 'earlier',
-           'rolling_moments', 'rolling_slope', 'rolling_ewm', 'History', 'histories', 'Feature', 'feature',
+           'rolling_moments', 'rolling_slope', 'rolling_ewm', 'SymbolSeries', 'histories', 'Feature', 'feature',
            'scaled_return', 'macd', 'rsi', 'carry_to_risk', 'volatility_ratio', 'efficiency', 'drawdown',
            'variance_ratio', 'range_ratio', 'roll_spread', 'zero_returns', 'amihud', 'volume_shock', 'edge_spread',
            'market_return', 'market_correlation', 'market_beta', 'average_correlation', 'dispersion', 'feature_names',
-           'catalogue', 'FeaturePanel', 'MissingInputWarning', 'too_few_symbols', 'check_bars', 'compute_features',
+           'feature_table', 'FeaturePanel', 'MissingInputWarning', 'too_few_symbols', 'check_bars', 'compute_features',
            'LiveFeatures', 'FeatureScaler', 'fit_scaler', 'rolling_scale', 'expanding_scale', 'winsorise', 'rank_panel']
 
 # %% ../nbs/01_features.ipynb #815e9327
@@ -23,8 +23,14 @@ from importlib.util import find_spec
 import numpy as np
 import pandas as pd
 
-from .data import (DAYS_PER_YEAR, SESSIONS_PER_YEAR, Bars, DataError, nearest,
-                              prices_per_year)
+from hybrid_ssm.data import (
+    DAYS_PER_YEAR,
+    SESSIONS_PER_YEAR,
+    Bars,
+    DataError,
+    did_you_mean,
+    prices_per_year,
+)
 
 # %% ../nbs/01_features.ipynb #6f3eed3f
 def _roll(state, window, join):
@@ -32,57 +38,70 @@ def _roll(state, window, join):
     n, out, size, have = len(state[0]) - window + 1, None, 1, 0
     while True:
         if window - have & size:
-            part = tuple(v[have:have + n] for v in state)
+            part = tuple(v[have : have + n] for v in state)
             out = part if out is None else join(tuple(v[:n] for v in out), part, have, size)
             have += size
-        if have == window: return out
+        if have == window:
+            return out
         state = join(tuple(v[:-size] for v in state), tuple(v[size:] for v in state), size, size)
         size *= 2
 
-def rolling_join(columns:tuple, # of arrays (n, ...): what a window of one row knows
-                 window:int, # rows in a window, today included
-                 join:Callable, # (older, newer, na, nb) -> what the two windows know together
-                 finish:Callable=lambda total: total, # what a window knows -> its value
-                )->np.ndarray: # (n, ...) NaN until the first window is full
+
+def rolling_join(
+    columns: tuple,  # of arrays (n, ...): what a window of one row knows
+    window: int,  # rows in a window, today included
+    join: Callable,  # (older, newer, na, nb) -> what the two windows know together
+    finish: Callable = lambda total: total,  # what a window knows -> its value
+) -> np.ndarray:  # (n, ...) NaN until the first window is full
     "Roll anything that can be put together from two neighbouring windows."
     first = np.asarray(columns[0], float)
     out = np.full(first.shape, np.nan)
     if 1 <= window <= len(first):
         state = tuple(np.asarray(c, float) for c in columns)
-        with np.errstate(invalid='ignore', divide='ignore', over='ignore'):
-            out[window - 1:] = finish(*_roll(state, window, join))
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            out[window - 1 :] = finish(*_roll(state, window, join))
     return out
 
 # %% ../nbs/01_features.ipynb #91f124b7
-def rolling_sum(x:np.ndarray, # (n, ...) oldest first
-                window:int, # rows in a window, today included
-               )->np.ndarray: # (n, ...) NaN until the window is full or where it holds one
+def rolling_sum(
+    x: np.ndarray,  # (n, ...) oldest first
+    window: int,  # rows in a window, today included
+) -> np.ndarray:  # (n, ...) NaN until the window is full or where it holds one
     "Sum of the last `window` rows, from those rows alone."
     return rolling_join((x,), window, lambda a, b, na, nb: (a[0] + b[0],))
 
 # %% ../nbs/01_features.ipynb #1d7e37bc
-def rolling_max(x:np.ndarray, # (n, ...) oldest first
-                window:int, # rows in a window, today included
-               )->np.ndarray: # (n, ...)
+def rolling_max(
+    x: np.ndarray,  # (n, ...) oldest first
+    window: int,  # rows in a window, today included
+) -> np.ndarray:  # (n, ...)
     "Largest of the last `window` rows."
     return rolling_join((x,), window, lambda a, b, na, nb: (np.maximum(a[0], b[0]),))
 
 # %% ../nbs/01_features.ipynb #409ff124
-def rolling_min(x:np.ndarray, # (n, ...) oldest first
-                window:int, # rows in a window, today included
-               )->np.ndarray: # (n, ...)
+def rolling_min(
+    x: np.ndarray,  # (n, ...) oldest first
+    window: int,  # rows in a window, today included
+) -> np.ndarray:  # (n, ...)
     "Smallest of the last `window` rows."
     return -rolling_max(-np.asarray(x), window)
 
 # %% ../nbs/01_features.ipynb #65501634
-def rolling_age(x:np.ndarray, # (n, ...) oldest first
-                window:int, # rows in a window, today included
-               )->np.ndarray: # (n, ...) 0 = today; the newest of equals
+def rolling_age(
+    x: np.ndarray,  # (n, ...) oldest first
+    window: int,  # rows in a window, today included
+) -> np.ndarray:  # (n, ...) 0 = today; the newest of equals
     "Rows since the largest of the last `window` rows."
+
     def join(a, b, na, nb):
         return np.maximum(a[0], b[0]), np.where(b[0] >= a[0], b[1], a[1] + nb)
-    return rolling_join((x, np.zeros(np.shape(x))), window, join,
-                        lambda top, age: np.where(np.isnan(top), np.nan, age))
+
+    return rolling_join(
+        (x, np.zeros(np.shape(x))),
+        window,
+        join,
+        lambda top, age: np.where(np.isnan(top), np.nan, age),
+    )
 
 # %% ../nbs/01_features.ipynb #ae3ff081
 def _join_covariance(a, b, na, nb):
@@ -91,13 +110,16 @@ def _join_covariance(a, b, na, nb):
     dx, dy, w = nx - mx, ny - my, nb / (na + nb)
     return mx + dx * w, my + dy * w, c + d + dx * dy * (na * w)
 
-def rolling_covariance(x:np.ndarray, # (n, ...) oldest first
-                       y:np.ndarray, # the same shape, beside it
-                       window:int, # rows in a window, today included
-                      )->np.ndarray: # (n, ...) divided by window - 1
+
+def rolling_covariance(
+    x: np.ndarray,  # (n, ...) oldest first
+    y: np.ndarray,  # the same shape, beside it
+    window: int,  # rows in a window, today included
+) -> np.ndarray:  # (n, ...) divided by window - 1
     "Covariance of the last `window` rows (joined as in Chan, Golub and LeVeque, 1983)."
-    return rolling_join((x, y, np.zeros(np.shape(x))), window, _join_covariance,
-                        lambda mx, my, c: c / (window - 1))
+    return rolling_join(
+        (x, y, np.zeros(np.shape(x))), window, _join_covariance, lambda mx, my, c: c / (window - 1)
+    )
 
 # %% ../nbs/01_features.ipynb #3e4e43de
 def _join_variance(a, b, na, nb):
@@ -106,27 +128,32 @@ def _join_variance(a, b, na, nb):
     away = n - m
     return m + away * w, c + d + away * away * (na * w)
 
-def rolling_std(x:np.ndarray, # (n, ...) oldest first
-                window:int, # rows in a window, today included
-               )->np.ndarray: # (n, ...) sample standard deviation
+
+def rolling_std(
+    x: np.ndarray,  # (n, ...) oldest first
+    window: int,  # rows in a window, today included
+) -> np.ndarray:  # (n, ...) sample standard deviation
     "Standard deviation of the last `window` rows."
-    return rolling_join((x, np.zeros(np.shape(x))), window, _join_variance,
-                        lambda m, c: np.sqrt(c / (window - 1)))
+    return rolling_join(
+        (x, np.zeros(np.shape(x))), window, _join_variance, lambda m, c: np.sqrt(c / (window - 1))
+    )
 
 # %% ../nbs/01_features.ipynb #8fe6af2d
-def rolling_correlation(x:np.ndarray, # (n,) oldest first
-                        y:np.ndarray, # (n,) beside it
-                        window:int, # rows in a window, today included
-                       )->np.ndarray: # (n,) in [-1, 1]; NaN where one of them stands still
+def rolling_correlation(
+    x: np.ndarray,  # (n,) oldest first
+    y: np.ndarray,  # (n,) beside it
+    window: int,  # rows in a window, today included
+) -> np.ndarray:  # (n,) in [-1, 1]; NaN where one of them stands still
     "Correlation of the last `window` rows."
     return rolling_covariance(x, y, window) / (rolling_std(x, window) * rolling_std(y, window))
 
 # %% ../nbs/01_features.ipynb #f1abe6ba
-def earlier(x:np.ndarray, # (n,) oldest first
-            rows:int=1, # how many rows back
-           )->np.ndarray: # (n,) NaN on the first `rows`
+def earlier(
+    x: np.ndarray,  # (n,) oldest first
+    rows: int = 1,  # how many rows back
+) -> np.ndarray:  # (n,) NaN on the first `rows`
     "What stood some rows before."
-    return np.r_[np.full(rows, np.nan), x][:len(x)]
+    return np.r_[np.full(rows, np.nan), x][: len(x)]
 
 # %% ../nbs/01_features.ipynb #bfe6fb99
 def _join_moments(a, b, na, nb):
@@ -134,88 +161,119 @@ def _join_moments(a, b, na, nb):
     (ma, a2, a3, a4), (mb, b2, b3, b4) = a, b
     n, d, both = na + nb, mb - ma, na * nb / (na + nb)
     d2 = d * d
-    m4 = (a4 + b4 + d2 * d2 * (both * (na * na - na * nb + nb * nb) / n ** 2)
-          + d2 * (6 / n ** 2) * (na * na * b2 + nb * nb * a2) + d * (4 / n) * (na * b3 - nb * a3))
+    m4 = (
+        a4
+        + b4
+        + d2 * d2 * (both * (na * na - na * nb + nb * nb) / n**2)
+        + d2 * (6 / n**2) * (na * na * b2 + nb * nb * a2)
+        + d * (4 / n) * (na * b3 - nb * a3)
+    )
     m3 = a3 + b3 + d * d2 * (both * (na - nb) / n) + d * (3 / n) * (na * b2 - nb * a2)
     return ma + d * (nb / n), a2 + b2 + d2 * both, m3, m4
 
-def rolling_moments(x:np.ndarray, # (n, ...) oldest first
-                    window:int, # rows in a window, today included
-                   )->tuple: # skewness and excess kurtosis, bias-corrected, each (n, ...)
+
+def rolling_moments(
+    x: np.ndarray,  # (n, ...) oldest first
+    window: int,  # rows in a window, today included
+) -> tuple:  # skewness and excess kurtosis, bias-corrected, each (n, ...)
     "Third and fourth moment of the last `window` rows, joined as the second one is."
     n, zero, kurtosis = window, np.zeros(np.shape(x)), np.full(np.shape(x), np.nan)
+
     def finish(m, m2, m3, m4):
         four = (n + 1) * n * (n - 1) * m4 / (m2 * m2) - 3 * (n - 1) ** 2
-        kurtosis[window - 1:] = four / ((n - 2) * (n - 3))
+        kurtosis[window - 1 :] = four / ((n - 2) * (n - 3))
         return m3 / (m2 * np.sqrt(m2)) * (n * np.sqrt(n - 1) / (n - 2))
+
     return rolling_join((x, zero, zero, zero), window, _join_moments, finish), kurtosis
 
 # %% ../nbs/01_features.ipynb #e7025707
-def rolling_slope(x:np.ndarray, # (n, ...) oldest first
-                  window:int, # rows in a window, today included
-                 )->np.ndarray: # (n, ...) units of x a row
+def rolling_slope(
+    x: np.ndarray,  # (n, ...) oldest first
+    window: int,  # rows in a window, today included
+) -> np.ndarray:  # (n, ...) units of x a row
     "Slope of the straight line through the last `window` rows (least squares)."
-    def join(a, b, na, nb):   # time is counted within the window, so its place does not matter
+
+    def join(a, b, na, nb):  # time is counted within the window, so its place does not matter
         (m, c), (n, d) = a, b
         return m + (n - m) * (nb / (na + nb)), c + d + (n - m) * (na * nb / 2)
-    return rolling_join((x, np.zeros(np.shape(x))), window, join,
-                        lambda m, c: c * 12 / (window * (window ** 2 - 1)))
+
+    return rolling_join(
+        (x, np.zeros(np.shape(x))), window, join, lambda m, c: c * 12 / (window * (window**2 - 1))
+    )
 
 # %% ../nbs/01_features.ipynb #4dc7af89
-def rolling_ewm(x:np.ndarray, # (n, ...) oldest first
-                constant:float, # the average moves 1/constant of the way each row
-                window:int, # rows after which the weights are cut
-               )->np.ndarray: # (n, ...)
+def rolling_ewm(
+    x: np.ndarray,  # (n, ...) oldest first
+    constant: float,  # the average moves 1/constant of the way each row
+    window: int,  # rows after which the weights are cut
+) -> np.ndarray:  # (n, ...)
     "Exponential average of the last `window` rows; the weights of the window add up to one."
     q = 1 - 1 / constant
-    return rolling_join((x,), window, lambda a, b, na, nb: (a[0] * q ** nb + b[0],),
-                        lambda total: total * ((1 - q) / (1 - q ** window)))
+    return rolling_join(
+        (x,),
+        window,
+        lambda a, b, na, nb: (a[0] * q**nb + b[0],),
+        lambda total: total * ((1 - q) / (1 - q**window)),
+    )
 
 # %% ../nbs/01_features.ipynb #25284662
-SIGMA_SESSIONS = 63   # look-back of the volatility that takes the units out of a feature
+SIGMA_SESSIONS = 63  # look-back of the volatility that takes the units out of a feature
+
 
 @dataclass(frozen=True, eq=False)
-class History:
+class SymbolSeries:
     "One symbol's own observed rows, oldest first: what a feature function is given."
-    rows: np.ndarray      # positions in the sessions of the panel
-    level: np.ndarray     # compounded return, > 0
-    returns: np.ndarray   # from the row before, NaN on the first
-    sigma: np.ndarray     # standard deviation of the last 63 returns
-    columns: dict         # 'close', 'open', 'volume', 'carry', ...: as the source has them
 
-    def having(self, names:tuple, # columns that must be present
-              )->'History': # the rows on which they are
+    rows: np.ndarray  # positions in the sessions of the panel
+    level: np.ndarray  # compounded return, > 0
+    returns: np.ndarray  # from the row before, NaN on the first
+    sigma: np.ndarray  # standard deviation of the last 63 returns
+    columns: dict  # 'close', 'open', 'volume', 'carry', ...: as the source has them
+
+    def having(
+        self,
+        names: tuple,  # columns that must be present
+    ) -> "History":  # the rows on which they are
         "Only the rows on which these columns are finite (prices and volume: above zero)."
         keep = np.ones(len(self.rows), bool)
-        for name in names: keep &= _usable(name, self.columns[name])
-        if keep.all(): return self
+        for name in names:
+            keep &= _usable(name, self.columns[name])
+        if keep.all():
+            return self
         columns = {name: column[keep] for name, column in self.columns.items()}
         own = (self.rows, self.level, self.returns, self.sigma)
-        return History(*(a[keep] for a in own), columns)
+        return SymbolSeries(*(a[keep] for a in own), columns)
+
 
 def _usable(name, value):
     "Finite; prices and volume above zero."
-    positive = name in ('open', 'high', 'low', 'volume')
+    positive = name in ("open", "high", "low", "volume")
     return np.isfinite(value) & ((value > 0) | (not positive))
 
 # %% ../nbs/01_features.ipynb #a5b4dab3
 def _prices_per_year(bars):
     "Prices a year of each symbol, counted over the rows of sigma; 252 on its first row."
-    if bars.periods is not None: return bars.close * 0 + bars.periods
+    if bars.periods is not None:
+        return bars.close * 0 + bars.periods
     rate = prices_per_year(bars.level > 0, SIGMA_SESSIONS, 1)
     return rate.fillna(float(SESSIONS_PER_YEAR))
 
+
 def _column(bars, name):
     "The frame behind an input name, or None where the source has none."
-    if name == 'prices_per_year': return _prices_per_year(bars).to_numpy(float)
-    prices = ('open', 'high', 'low', 'close', 'volume')
+    if name == "prices_per_year":
+        return _prices_per_year(bars).to_numpy(float)
+    prices = ("open", "high", "low", "close", "volume")
     frame = getattr(bars, name) if name in prices else bars.extras.get(name)
-    if frame is None: return None
+    if frame is None:
+        return None
     return frame.reindex(index=bars.sessions, columns=bars.symbols).to_numpy(float)
 
-def histories(bars:Bars, # prices
-              inputs:tuple=(), # columns wanted beside the level, such as 'volume'
-             )->list: # a History for each symbol, in order
+
+def histories(
+    bars: Bars,  # prices
+    inputs: tuple = (),  # columns wanted beside the level, such as 'volume'
+) -> list:  # a History for each symbol, in order
     "What each symbol's features may be computed from."
     level = bars.level.to_numpy(float)  # (S, N)
     columns = {name: _column(bars, name) for name in inputs}
@@ -223,122 +281,170 @@ def histories(bars:Bars, # prices
     for j in range(level.shape[1]):
         rows = np.flatnonzero(np.isfinite(level[:, j]) & (level[:, j] > 0))
         own = level[rows, j]
-        returns = np.r_[np.nan, own[1:] / own[:-1] - 1][:len(own)]
-        out.append(History(rows, own, returns, rolling_std(returns, SIGMA_SESSIONS),
-                           {name: c[rows, j] for name, c in columns.items() if c is not None}))
+        returns = np.r_[np.nan, own[1:] / own[:-1] - 1][: len(own)]
+        out.append(
+            SymbolSeries(
+                rows,
+                own,
+                returns,
+                rolling_std(returns, SIGMA_SESSIONS),
+                {name: c[rows, j] for name, c in columns.items() if c is not None},
+            )
+        )
     return out
 
 # %% ../nbs/01_features.ipynb #73e3b587
 @dataclass(frozen=True)
 class Feature:
     "A feature and its papers."
+
     name: str
-    family: str           # 'technical', 'regime', 'liquidity' or 'correlation'
-    inputs: tuple         # columns of Bars it needs, or names in extras
-    warm_up: int          # rows the first value needs, today and the lag included
-    lag: int              # rows the finished value is held back
-    meaning: str          # one line for people
-    source: str           # author and year of the formula
-    function: Callable    # History -> (n,); across assets: returns (S, N) -> (S, N)
+    family: str  # 'technical', 'regime', 'liquidity' or 'correlation'
+    inputs: tuple  # columns of Bars it needs, or names in extras
+    warm_up: int  # rows the first value needs, today and the lag included
+    lag: int  # rows the finished value is held back
+    meaning: str  # one line for people
+    source: str  # author and year of the formula
+    function: Callable  # History -> (n,); across assets: returns (S, N) -> (S, N)
     cross_section: bool = False
-    tolerance: float = 0. # by how much more history may change a value; 0 = not at all
-    step: int = 1         # across assets: sessions between computations, held in between
-    memory: int = 0       # rows the live form keeps: warm_up, or more where nothing is exact
-    live: Callable = None # what carries the state in the live form, where no window is enough
-    symbols: int = 1      # with fewer symbols it is masked; across assets at least 2
+    tolerance: float = 0.0  # by how much more history may change a value; 0 = not at all
+    step: int = 1  # across assets: sessions between computations, held in between
+    memory: int = 0  # rows the live form keeps: warm_up, or more where nothing is exact
+    live: Callable = None  # what carries the state in the live form, where no window is enough
+    symbols: int = 1  # with fewer symbols it is masked; across assets at least 2
 
 # %% ../nbs/01_features.ipynb #280b77d4
-FAMILIES = ('technical', 'regime', 'liquidity', 'correlation')   # and the rooms they live in
+FAMILIES = ("technical", "regime", "liquidity", "correlation")  # and the rooms they live in
+
 
 def _discover():
     "Import the room of each family, so that it enters its features."
     for room in FAMILIES:
-        if find_spec(f'hybrid_ssm.{room}'): import_module(f'hybrid_ssm.{room}')
+        if find_spec(f"hybrid_ssm.{room}"):
+            import_module(f"hybrid_ssm.{room}")
+
 
 class _Registry(dict):
     def __missing__(self, name):
         _discover()
-        if name in list(self): return self[name]
+        if name in list(self):
+            return self[name]
         raise KeyError(name)
 
     def __contains__(self, name):
-        if name not in self.keys(): _discover()
+        if name not in self.keys():
+            _discover()
         return name in self.keys()
+
 
 def _position(name, names):
     "Where a feature stands, or an error that names its neighbours."
-    if name in names: return list(names).index(name)
-    raise DataError(f'unknown feature {name!r}: {nearest(name, names)}', rule='unknown feature',
-                    value=name)
+    if name in names:
+        return list(names).index(name)
+    raise DataError(
+        f"unknown feature {name!r}: {nearest(name, names)}", rule="unknown feature", value=name
+    )
 
-FEATURES = _Registry()   # a name that is not in it sends it looking in the other rooms
+
+FEATURES = _Registry()  # a name that is not in it sends it looking in the other rooms
 
 # %% ../nbs/01_features.ipynb #7cb4cac8
-def feature(name:str, # unique name, with its look-back in sessions
-            family:str, # one of FAMILIES
-            warm_up:int, # rows the first value needs, today and the lag included
-            meaning:str, # one line for people
-            source:str, # author and year of the formula
-            inputs:tuple=('close',), # columns of Bars it needs
-            cross_section:bool=False, # looks across assets: given all returns, held back one row
-            tolerance:float=0., # by how much more history may change a value
-            step:int=1, # across assets: compute on every step-th session and hold
-            memory:int=None, # rows the live form keeps; None = warm_up, or all if it never forgets
-            live:Callable=None, # carries the state in the live form, see LiveFeatures
-            symbols:int=None, # with fewer it is masked; None = 2 across assets, else 1
-            **settings, # passed on to the function
-           )->Callable: # a decorator that leaves the function as it is
+def feature(
+    name: str,  # unique name, with its look-back in sessions
+    family: str,  # one of FAMILIES
+    warm_up: int,  # rows the first value needs, today and the lag included
+    meaning: str,  # one line for people
+    source: str,  # author and year of the formula
+    inputs: tuple = ("close",),  # columns of Bars it needs
+    cross_section: bool = False,  # looks across assets: given all returns, held back one row
+    tolerance: float = 0.0,  # by how much more history may change a value
+    step: int = 1,  # across assets: compute on every step-th session and hold
+    memory: int = None,  # rows the live form keeps; None = warm_up, or all if it never forgets
+    live: Callable = None,  # carries the state in the live form, see LiveFeatures
+    symbols: int = None,  # with fewer it is masked; None = 2 across assets, else 1
+    **settings,  # passed on to the function
+) -> Callable:  # a decorator that leaves the function as it is
     "Enter the function below into FEATURES."
     if family not in FAMILIES:
-        raise ValueError(f'family {family!r} of {name!r}: use one of {FAMILIES}')
+        raise ValueError(f"family {family!r} of {name!r}: use one of {FAMILIES}")
     if step > 1 and not cross_section:
-        raise ValueError(f'{name!r} has step={step}: only cross_section=True may skip sessions')
+        raise ValueError(f"{name!r} has step={step}: only cross_section=True may skip sessions")
+
     def enter(function):
         known = FEATURES.get(name)
-        if known and known.function.func.__name__ != function.__name__:   # a cell may run twice
-            raise ValueError(f'feature {name!r} exists already: choose another name')
+        if known and known.function.func.__name__ != function.__name__:  # a cell may run twice
+            raise ValueError(f"feature {name!r} exists already: choose another name")
         FEATURES[name] = Feature(
-            name, family, tuple(inputs), warm_up, int(cross_section), meaning, source,
-            partial(function, **settings), cross_section, tolerance, step,
-            memory or (warm_up if tolerance < np.inf else 10 ** 9),
-            live and partial(live, **settings), symbols or 1 + cross_section)
+            name,
+            family,
+            tuple(inputs),
+            warm_up,
+            int(cross_section),
+            meaning,
+            source,
+            partial(function, **settings),
+            cross_section,
+            tolerance,
+            step,
+            memory or (warm_up if tolerance < np.inf else 10**9),
+            live and partial(live, **settings),
+            symbols or 1 + cross_section,
+        )
         return function
+
     return enter
 
 # %% ../nbs/01_features.ipynb #77d0ff4f
-_RETURN = dict(family='technical',
-               source='Moskowitz, Ooi and Pedersen (2012); Lim, Zohren and Roberts (2019)')
+_RETURN = dict(
+    family="technical", source="Moskowitz, Ooi and Pedersen (2012); Lim, Zohren and Roberts (2019)"
+)
 
-@feature('return_252', warm_up=253, meaning='volatility-scaled return of a year', sessions=252,
-         **_RETURN)
-@feature('return_126', warm_up=127, meaning='volatility-scaled return of half a year',
-         sessions=126, **_RETURN)
-@feature('return_63', warm_up=64, meaning='volatility-scaled return of a quarter', sessions=63,
-         **_RETURN)
-@feature('return_21', warm_up=64, meaning='volatility-scaled return of a month', sessions=21,
-         **_RETURN)
-@feature('return_5', warm_up=64, meaning='volatility-scaled return of a week', sessions=5,
-         **_RETURN)
-@feature('return_1', warm_up=64, meaning='volatility-scaled return of the session', sessions=1,
-         **_RETURN)
-def scaled_return(history:History, # one symbol
-                  sessions:int, # look-back in rows
-                 )->np.ndarray: # (n,)
+
+@feature(
+    "return_252", warm_up=253, meaning="volatility-scaled return of a year", sessions=252, **_RETURN
+)
+@feature(
+    "return_126",
+    warm_up=127,
+    meaning="volatility-scaled return of half a year",
+    sessions=126,
+    **_RETURN,
+)
+@feature(
+    "return_63", warm_up=64, meaning="volatility-scaled return of a quarter", sessions=63, **_RETURN
+)
+@feature(
+    "return_21", warm_up=64, meaning="volatility-scaled return of a month", sessions=21, **_RETURN
+)
+@feature(
+    "return_5", warm_up=64, meaning="volatility-scaled return of a week", sessions=5, **_RETURN
+)
+@feature(
+    "return_1", warm_up=64, meaning="volatility-scaled return of the session", sessions=1, **_RETURN
+)
+def scaled_return(
+    history: SymbolSeries,  # one symbol
+    sessions: int,  # look-back in rows
+) -> np.ndarray:  # (n,)
     "Return over the look-back, divided by the volatility of as many sessions."
-    before = np.r_[np.full(sessions, np.nan), history.level][:len(history.level)]
+    before = np.r_[np.full(sessions, np.nan), history.level][: len(history.level)]
     return (history.level / before - 1) / (history.sigma * np.sqrt(sessions))
 
 # %% ../nbs/01_features.ipynb #80bbd880
-_MACD = dict(family='technical',
-             source='Baz, Granger, Harvey, Le Roux and Rattray (2015); weights cut at 3 x long')
+_MACD = dict(
+    family="technical",
+    source="Baz, Granger, Harvey, Le Roux and Rattray (2015); weights cut at 3 x long",
+)
 
-@feature('macd_32_96', warm_up=539, meaning='trend of half a year', short=32, long=96, **_MACD)
-@feature('macd_16_48', warm_up=395, meaning='trend of some months', short=16, long=48, **_MACD)
-@feature('macd_8_24', warm_up=323, meaning='trend of some weeks', short=8, long=24, **_MACD)
-def macd(history:History, # one symbol
-         short:int, # the fast average moves 1/short of the way each row
-         long:int, # the slow one 1/long
-        )->np.ndarray: # (n,)
+
+@feature("macd_32_96", warm_up=539, meaning="trend of half a year", short=32, long=96, **_MACD)
+@feature("macd_16_48", warm_up=395, meaning="trend of some months", short=16, long=48, **_MACD)
+@feature("macd_8_24", warm_up=323, meaning="trend of some weeks", short=8, long=24, **_MACD)
+def macd(
+    history: SymbolSeries,  # one symbol
+    short: int,  # the fast average moves 1/short of the way each row
+    long: int,  # the slow one 1/long
+) -> np.ndarray:  # (n,)
     "Fast minus slow moving average, in spreads of the price, in spreads of itself."
     level, window = history.level, 3 * long
     out = rolling_ewm(level, short, window) - rolling_ewm(level, long, window)
@@ -346,159 +452,248 @@ def macd(history:History, # one symbol
     return q / rolling_std(q, 252)
 
 # %% ../nbs/01_features.ipynb #5e70fbab
-@feature('rsi_14', 'technical', 127, 'up-moves against down-moves, -1 to 1',
-         'Wilder (1978); TA-Lib',
-         tolerance=.001, memory=500, sessions=14)
-def rsi(history:History, # one symbol
-        sessions:int, # Wilder's averaging constant
-       )->np.ndarray: # (n,) in [-1, 1]
+@feature(
+    "rsi_14",
+    "technical",
+    127,
+    "up-moves against down-moves, -1 to 1",
+    "Wilder (1978); TA-Lib",
+    tolerance=0.001,
+    memory=500,
+    sessions=14,
+)
+def rsi(
+    history: SymbolSeries,  # one symbol
+    sessions: int,  # Wilder's averaging constant
+) -> np.ndarray:  # (n,) in [-1, 1]
     "Relative strength index, centred."
     from talib import RSI
-    if len(history.level) <= sessions: return np.full(len(history.level), np.nan)
+
+    if len(history.level) <= sessions:
+        return np.full(len(history.level), np.nan)
     return RSI(history.level / history.level[0], sessions) / 50 - 1
 
 # %% ../nbs/01_features.ipynb #67ebfddf
-@feature('carry', 'technical', 64, 'annual roll yield, in annual volatilities',
-         'Koijen, Moskowitz, Pedersen and Vrugt (2018)',
-         inputs=('close', 'carry', 'prices_per_year'))
-def carry_to_risk(history:History, # one symbol
-                 )->np.ndarray: # (n,)
+@feature(
+    "carry",
+    "technical",
+    64,
+    "annual roll yield, in annual volatilities",
+    "Koijen, Moskowitz, Pedersen and Vrugt (2018)",
+    inputs=("close", "carry", "prices_per_year"),
+)
+def carry_to_risk(
+    history: SymbolSeries,  # one symbol
+) -> np.ndarray:  # (n,)
     "Carry a year divided by volatility a year."
-    per_year = history.sigma * np.sqrt(history.columns['prices_per_year'])
-    return history.columns['carry'] / per_year
+    per_year = history.sigma * np.sqrt(history.columns["prices_per_year"])
+    return history.columns["carry"] / per_year
 
 # %% ../nbs/01_features.ipynb #8e566983
-@feature('volatility_ratio_21_252', 'regime', 253, 'volatility of a month against a year, log',
-         'Schwert (1989); in the spirit of its volatility regimes', short=21, long=252)
-def volatility_ratio(history:History, # one symbol
-                     short:int, # recent look-back
-                     long:int, # the norm
-                    )->np.ndarray: # (n,) 0 = as usual
+@feature(
+    "volatility_ratio_21_252",
+    "regime",
+    253,
+    "volatility of a month against a year, log",
+    "Schwert (1989); in the spirit of its volatility regimes",
+    short=21,
+    long=252,
+)
+def volatility_ratio(
+    history: SymbolSeries,  # one symbol
+    short: int,  # recent look-back
+    long: int,  # the norm
+) -> np.ndarray:  # (n,) 0 = as usual
     "Log of recent volatility over usual volatility."
     return np.log(rolling_std(history.returns, short) / rolling_std(history.returns, long))
 
 # %% ../nbs/01_features.ipynb #a67b9c34
-@feature('efficiency_63', 'regime', 64, 'net move over path length: 1 = straight, 0 = noise',
-         'Kaufman (1995)', sessions=63)
-def efficiency(history:History, # one symbol
-               sessions:int, # look-back
-              )->np.ndarray: # (n,) in [0, 1]
+@feature(
+    "efficiency_63",
+    "regime",
+    64,
+    "net move over path length: 1 = straight, 0 = noise",
+    "Kaufman (1995)",
+    sessions=63,
+)
+def efficiency(
+    history: SymbolSeries,  # one symbol
+    sessions: int,  # look-back
+) -> np.ndarray:  # (n,) in [0, 1]
     "Efficiency ratio: how much of the path was progress."
     steps = np.diff(history.level, prepend=np.nan)
     return np.abs(rolling_sum(steps, sessions)) / rolling_sum(np.abs(steps), sessions)
 
 # %% ../nbs/01_features.ipynb #19c47b10
-@feature('drawdown_252', 'regime', 252, 'loss since the high of 252 rows, in their volatility',
-         'Grossman and Zhou (1993); George and Hwang (2004)', sessions=252)
-def drawdown(history:History, # one symbol
-             sessions:int, # look-back of the high
-            )->np.ndarray: # (n,) <= 0
+@feature(
+    "drawdown_252",
+    "regime",
+    252,
+    "loss since the high of 252 rows, in their volatility",
+    "Grossman and Zhou (1993); George and Hwang (2004)",
+    sessions=252,
+)
+def drawdown(
+    history: SymbolSeries,  # one symbol
+    sessions: int,  # look-back of the high
+) -> np.ndarray:  # (n,) <= 0
     "Loss since the highest level of the look-back, in volatilities of as many sessions."
     high = rolling_max(history.level, sessions)
     return (history.level / high - 1) / (history.sigma * np.sqrt(sessions))
 
 # %% ../nbs/01_features.ipynb #7fda4398
-@feature('variance_ratio_126', 'regime', 127,
-         'log variance of weekly against daily moves: > 0 = moves continue',
-         'Lo and MacKinlay (1988)', sessions=126, q=5)
-def variance_ratio(history:History, # one symbol
-                   sessions:int, # look-back
-                   q:int, # sessions of the longer move
-                  )->np.ndarray: # (n,) 0 = a random walk
+@feature(
+    "variance_ratio_126",
+    "regime",
+    127,
+    "log variance of weekly against daily moves: > 0 = moves continue",
+    "Lo and MacKinlay (1988)",
+    sessions=126,
+    q=5,
+)
+def variance_ratio(
+    history: SymbolSeries,  # one symbol
+    sessions: int,  # look-back
+    q: int,  # sessions of the longer move
+) -> np.ndarray:  # (n,) 0 = a random walk
     "Log variance ratio of overlapping `q`-session moves."
     p = np.log(history.level)
-    one, many = (p - np.r_[np.full(k, np.nan), p][:len(p)] for k in (1, q))
+    one, many = (p - np.r_[np.full(k, np.nan), p][: len(p)] for k in (1, q))
     mean, m = rolling_sum(one, sessions) / sessions, sessions - q + 1
-    wide = rolling_sum(many ** 2, m) - 2 * q * mean * rolling_sum(many, m) + m * (q * mean) ** 2
+    wide = rolling_sum(many**2, m) - 2 * q * mean * rolling_sum(many, m) + m * (q * mean) ** 2
     narrow = rolling_covariance(one, one, sessions) * (sessions - 1) / sessions
     return np.log(wide / m / q / narrow)
 
 # %% ../nbs/01_features.ipynb #924b1309
-@feature('range_ratio_21', 'regime', 22, 'range volatility against close-to-close volatility, log',
-         'Parkinson (1980)',
-         inputs=('close', 'high', 'low'), sessions=21)
-def range_ratio(history:History, # one symbol
-                sessions:int, # look-back
-               )->np.ndarray: # (n,) > 0: it moved within the days and went nowhere between them
+@feature(
+    "range_ratio_21",
+    "regime",
+    22,
+    "range volatility against close-to-close volatility, log",
+    "Parkinson (1980)",
+    inputs=("close", "high", "low"),
+    sessions=21,
+)
+def range_ratio(
+    history: SymbolSeries,  # one symbol
+    sessions: int,  # look-back
+) -> np.ndarray:  # (n,) > 0: it moved within the days and went nowhere between them
     "Log of Parkinson's volatility over the close-to-close volatility."
-    span = np.log(history.columns['high'] / history.columns['low']) ** 2
+    span = np.log(history.columns["high"] / history.columns["low"]) ** 2
     parkinson = np.sqrt(rolling_sum(span, sessions) / sessions / (4 * np.log(2)))
     return np.log(parkinson / rolling_std(history.returns, sessions))
 
 # %% ../nbs/01_features.ipynb #c9e5a482
-@feature('roll_spread_63', 'liquidity', 65,
-         'bounce between bid and ask, in daily volatilities, signed', 'Roll (1984)', sessions=63)
-def roll_spread(history:History, # one symbol
-                sessions:int, # look-back
-               )->np.ndarray: # (n,) < 0 where moves continue and no spread can be read
+@feature(
+    "roll_spread_63",
+    "liquidity",
+    65,
+    "bounce between bid and ask, in daily volatilities, signed",
+    "Roll (1984)",
+    sessions=63,
+)
+def roll_spread(
+    history: SymbolSeries,  # one symbol
+    sessions: int,  # look-back
+) -> np.ndarray:  # (n,) < 0 where moves continue and no spread can be read
     "Effective spread from the autocovariance of returns, in volatilities."
-    before = np.r_[np.nan, history.returns][:len(history.returns)]
+    before = np.r_[np.nan, history.returns][: len(history.returns)]
     c = rolling_covariance(history.returns, before, sessions)
     return -np.sign(c) * 2 * np.sqrt(np.abs(c)) / history.sigma
 
 # %% ../nbs/01_features.ipynb #a1ba6b5c
-@feature('zero_returns_63', 'liquidity', 64, 'share of sessions without a move',
-         'Lesmond, Ogden and Trzcinka (1999)', sessions=63)
-def zero_returns(history:History, # one symbol
-                 sessions:int, # look-back
-                )->np.ndarray: # (n,) in [0, 1]
+@feature(
+    "zero_returns_63",
+    "liquidity",
+    64,
+    "share of sessions without a move",
+    "Lesmond, Ogden and Trzcinka (1999)",
+    sessions=63,
+)
+def zero_returns(
+    history: SymbolSeries,  # one symbol
+    sessions: int,  # look-back
+) -> np.ndarray:  # (n,) in [0, 1]
     "Share of returns that are exactly zero."
     still = np.where(np.isnan(history.returns), np.nan, history.returns == 0)
     return rolling_sum(still, sessions) / sessions
 
 # %% ../nbs/01_features.ipynb #b2db4b8b
-@feature('amihud_21_252', 'liquidity', 253,
-         'price impact of a dollar, a month against a year, log', 'Amihud (2002)',
-         inputs=('close', 'volume'), short=21, long=252)
-def amihud(history:History, # one symbol
-           short:int, # recent look-back
-           long:int, # the norm
-          )->np.ndarray: # (n,) > 0: less liquid than usual
+@feature(
+    "amihud_21_252",
+    "liquidity",
+    253,
+    "price impact of a dollar, a month against a year, log",
+    "Amihud (2002)",
+    inputs=("close", "volume"),
+    short=21,
+    long=252,
+)
+def amihud(
+    history: SymbolSeries,  # one symbol
+    short: int,  # recent look-back
+    long: int,  # the norm
+) -> np.ndarray:  # (n,) > 0: less liquid than usual
     "Log of recent illiquidity over usual illiquidity."
-    dollars = np.abs(history.columns['close']) * history.columns['volume']
+    dollars = np.abs(history.columns["close"]) * history.columns["volume"]
     impact = np.abs(history.returns) / dollars
     return np.log(rolling_sum(impact, short) / short) - np.log(rolling_sum(impact, long) / long)
 
 # %% ../nbs/01_features.ipynb #c53161b6
-@feature('volume_shock_63', 'liquidity', 63, 'log volume against its quarter, in its own spreads',
-         'Gervais, Kaniel and Mingelgrin (2001)', inputs=('close', 'volume'), sessions=63)
-def volume_shock(history:History, # one symbol
-                 sessions:int, # look-back
-                )->np.ndarray: # (n,)
+@feature(
+    "volume_shock_63",
+    "liquidity",
+    63,
+    "log volume against its quarter, in its own spreads",
+    "Gervais, Kaniel and Mingelgrin (2001)",
+    inputs=("close", "volume"),
+    sessions=63,
+)
+def volume_shock(
+    history: SymbolSeries,  # one symbol
+    sessions: int,  # look-back
+) -> np.ndarray:  # (n,)
     "How unusual the volume of the session is."
-    v = np.log(history.columns['volume'])
+    v = np.log(history.columns["volume"])
     return (v - rolling_sum(v, sessions) / sessions) / rolling_std(v, sessions)
 
 # %% ../nbs/01_features.ipynb #67056522
 def _edge_moves(history):
     "Log moves of each session but the first, whether it moved at all, and how often at an extreme."
-    o, h, l, c = (np.log(history.columns[n]) for n in ('open', 'high', 'low', 'close'))
+    o, h, l, c = (np.log(history.columns[n]) for n in ("open", "high", "low", "close"))
     m, before = (h + l) / 2, c[:-1]
     r = m - o, o - np.r_[np.nan, m[:-1]], m - np.r_[np.nan, before], None, o - np.r_[np.nan, before]
     moves = [before - m[:-1] if x is None else x[1:] for x in r]
-    tau = ((h[1:] != l[1:]) | (l[1:] != before)) * 1.
-    opened = tau * ((o[1:] != h[1:]) * 1. + (o[1:] != l[1:]))
-    closed = tau * ((before != h[:-1]) * 1. + (before != l[:-1]))
+    tau = ((h[1:] != l[1:]) | (l[1:] != before)) * 1.0
+    opened = tau * ((o[1:] != h[1:]) * 1.0 + (o[1:] != l[1:]))
+    closed = tau * ((before != h[:-1]) * 1.0 + (before != l[:-1]))
     return moves, tau, opened, closed
 
 # %% ../nbs/01_features.ipynb #fd6ad5bd
-@feature('edge_spread_63', 'liquidity', 64,
-         'bid-ask spread from open, high, low, close, in daily volatilities, signed',
-         'Ardia, Guidotti and Kroencke (2024)', inputs=('close', 'open', 'high', 'low'),
-         sessions=63)
-def edge_spread(history:History, # one symbol
-                sessions:int, # look-back
-               )->np.ndarray: # (n,)
+@feature(
+    "edge_spread_63",
+    "liquidity",
+    64,
+    "bid-ask spread from open, high, low, close, in daily volatilities, signed",
+    "Ardia, Guidotti and Kroencke (2024)",
+    inputs=("close", "open", "high", "low"),
+    sessions=63,
+)
+def edge_spread(
+    history: SymbolSeries,  # one symbol
+    sessions: int,  # look-back
+) -> np.ndarray:  # (n,)
     "EDGE estimate of the effective spread, in volatilities."
     out, w, m = np.full(len(history.rows), np.nan), sessions - 1, len(history.rows) - sessions + 1
-    if m < 1: return out
+    if m < 1:
+        return out
     (r1, r2, r3, r4, r5), tau, *ends = _edge_moves(history)
-    mean = lambda x: rolling_sum(x, w)[w - 1:] / w
+    mean = lambda x: rolling_sum(x, w)[w - 1 :] / w
     share, (po, pc) = mean(tau), (np.where(mean(x) > 0, mean(x), np.nan) for x in ends)
     d1, d3, d5 = (mean(x) / share for x in (r1, r3, r5))
     e, square = np.zeros((2, m)), np.zeros((2, m))
-    for k in range(w):   # the two estimates of each session of the window
-        t, a, b, c, d, f = (x[k:k + m] for x in (tau, r1, r2, r3, r4, r5))
+    for k in range(w):  # the two estimates of each session of the window
+        t, a, b, c, d, f = (x[k : k + m] for x in (tau, r1, r2, r3, r4, r5))
         one, other = -4 / po * (a - t * d1), -4 / pc * d
         x = np.stack([one * b + other * (c - t * d3), one * f + other * (f - t * d5)])
         e, square = e + x, square + x * x
@@ -509,12 +704,13 @@ def edge_spread(history:History, # one symbol
     return out / history.sigma
 
 # %% ../nbs/01_features.ipynb #b099a2d5
-def market_return(returns:np.ndarray, # (S, N), NaN where a symbol has no row
-                 )->np.ndarray: # (S,) NaN where fewer than two symbols have one
+def market_return(
+    returns: np.ndarray,  # (S, N), NaN where a symbol has no row
+) -> np.ndarray:  # (S,) NaN where fewer than two symbols have one
     "Equal-weight return of the symbols that have one."
     seen = np.isfinite(returns)
     count = seen.sum(1)
-    total = np.where(seen, returns, 0.).sum(1)
+    total = np.where(seen, returns, 0.0).sum(1)
     return np.where(count >= 2, total / np.maximum(count, 1), np.nan)
 
 # %% ../nbs/01_features.ipynb #cb59c5d2
@@ -525,11 +721,20 @@ def _pairs(returns):
         rows = np.flatnonzero(np.isfinite(returns[:, j]) & np.isfinite(market))
         yield j, rows, returns[rows, j], market[rows]
 
-@feature('market_correlation_63', 'correlation', 65, 'correlation with the equal-weight market',
-         'Longin and Solnik (1995)', cross_section=True, sessions=63)
-def market_correlation(returns:np.ndarray, # (S, N), NaN where a symbol has no row
-                       sessions:int, # look-back, in rows of the symbol
-                      )->np.ndarray: # (S, N) not yet lagged
+
+@feature(
+    "market_correlation_63",
+    "correlation",
+    65,
+    "correlation with the equal-weight market",
+    "Longin and Solnik (1995)",
+    cross_section=True,
+    sessions=63,
+)
+def market_correlation(
+    returns: np.ndarray,  # (S, N), NaN where a symbol has no row
+    sessions: int,  # look-back, in rows of the symbol
+) -> np.ndarray:  # (S, N) not yet lagged
     "Correlation of each symbol with the market."
     out = np.full(returns.shape, np.nan)
     for j, rows, own, market in _pairs(returns):
@@ -538,12 +743,19 @@ def market_correlation(returns:np.ndarray, # (S, N), NaN where a symbol has no r
     return out
 
 # %% ../nbs/01_features.ipynb #d9278530
-@feature('market_beta_126', 'correlation', 128, 'beta to the equal-weight market',
-         'Sharpe (1964); Frazzini and Pedersen (2014)',
-         cross_section=True, sessions=126)
-def market_beta(returns:np.ndarray, # (S, N), NaN where a symbol has no row
-                sessions:int, # look-back, in rows of the symbol
-               )->np.ndarray: # (S, N) not yet lagged
+@feature(
+    "market_beta_126",
+    "correlation",
+    128,
+    "beta to the equal-weight market",
+    "Sharpe (1964); Frazzini and Pedersen (2014)",
+    cross_section=True,
+    sessions=126,
+)
+def market_beta(
+    returns: np.ndarray,  # (S, N), NaN where a symbol has no row
+    sessions: int,  # look-back, in rows of the symbol
+) -> np.ndarray:  # (S, N) not yet lagged
     "Beta of each symbol to the market."
     out = np.full(returns.shape, np.nan)
     for j, rows, own, market in _pairs(returns):
@@ -552,40 +764,56 @@ def market_beta(returns:np.ndarray, # (S, N), NaN where a symbol has no row
     return out
 
 # %% ../nbs/01_features.ipynb #cc39cb04
-@feature('average_correlation_63', 'correlation', 65,
-         'mean correlation of all pairs of the universe', 'Pollet and Wilson (2010)',
-         cross_section=True, sessions=63)
-def average_correlation(returns:np.ndarray, # (S, N), NaN where a symbol has no row
-                        sessions:int, # look-back
-                       )->np.ndarray: # (S, N) the same for all symbols, not yet lagged
+@feature(
+    "average_correlation_63",
+    "correlation",
+    65,
+    "mean correlation of all pairs of the universe",
+    "Pollet and Wilson (2010)",
+    cross_section=True,
+    sessions=63,
+)
+def average_correlation(
+    returns: np.ndarray,  # (S, N), NaN where a symbol has no row
+    sessions: int,  # look-back
+) -> np.ndarray:  # (S, N) the same for all symbols, not yet lagged
     "Mean correlation over all pairs, through the length of the mean unit vector."
     seen = np.isfinite(returns)
-    x, m = np.where(seen, returns, 0.), len(returns) - sessions + 1
+    x, m = np.where(seen, returns, 0.0), len(returns) - sessions + 1
     out = np.full(returns.shape, np.nan)
-    if m < 1: return out
-    count = rolling_sum(seen.astype(float), sessions)[sessions - 1:]             # (m, N)
-    mean = rolling_sum(x, sessions)[sessions - 1:] / np.maximum(count, 1)        # (m, N)
-    away = lambda k: (x[k:k + m] - mean) * seen[k:k + m]  # a missing day does not deviate
-    length = np.sqrt(sum(away(k) ** 2 for k in range(sessions)))                 # (m, N)
-    part = (count >= .8 * sessions) & (length > 0)
-    unit = np.where(part, 1 / np.where(part, length, 1.), 0.)
+    if m < 1:
+        return out
+    count = rolling_sum(seen.astype(float), sessions)[sessions - 1 :]  # (m, N)
+    mean = rolling_sum(x, sessions)[sessions - 1 :] / np.maximum(count, 1)  # (m, N)
+    away = lambda k: (x[k : k + m] - mean) * seen[k : k + m]  # a missing day does not deviate
+    length = np.sqrt(sum(away(k) ** 2 for k in range(sessions)))  # (m, N)
+    part = (count >= 0.8 * sessions) & (length > 0)
+    unit = np.where(part, 1 / np.where(part, length, 1.0), 0.0)
     square = sum((away(k) * unit).sum(1) ** 2 for k in range(sessions))  # (m,) |sum of units|^2
     n = part.sum(1)
-    pairs = np.where(n >= 2, n * (n - 1.), np.nan)
-    out[sessions - 1:] = ((square - n) / pairs)[:, None]
+    pairs = np.where(n >= 2, n * (n - 1.0), np.nan)
+    out[sessions - 1 :] = ((square - n) / pairs)[:, None]
     return out
 
 # %% ../nbs/01_features.ipynb #3f0ddaa0
-@feature('dispersion_21_252', 'correlation', 254,
-         'spread of returns across the universe, a month against a year, log',
-         'Solnik and Roulet (2000)', cross_section=True, short=21, long=252)
-def dispersion(returns:np.ndarray, # (S, N), NaN where a symbol has no row
-               short:int, # recent look-back
-               long:int, # the norm
-              )->np.ndarray: # (S, N) the same for all symbols, not yet lagged
+@feature(
+    "dispersion_21_252",
+    "correlation",
+    254,
+    "spread of returns across the universe, a month against a year, log",
+    "Solnik and Roulet (2000)",
+    cross_section=True,
+    short=21,
+    long=252,
+)
+def dispersion(
+    returns: np.ndarray,  # (S, N), NaN where a symbol has no row
+    short: int,  # recent look-back
+    long: int,  # the norm
+) -> np.ndarray:  # (S, N) the same for all symbols, not yet lagged
     "Log of the recent cross-sectional spread of returns over the usual one."
     seen, market = np.isfinite(returns), market_return(returns)
-    away = np.where(seen, returns - market[:, None], 0.)
+    away = np.where(seen, returns - market[:, None], 0.0)
     rows = np.flatnonzero(np.isfinite(market))
     spread = np.sqrt((away[rows] ** 2).sum(1) / (seen[rows].sum(1) - 1))
     out = np.full(returns.shape, np.nan)
@@ -594,76 +822,111 @@ def dispersion(returns:np.ndarray, # (S, N), NaN where a symbol has no row
     return out
 
 # %% ../nbs/01_features.ipynb #9e3856fb
-DEFAULT_FEATURES = (   # part of every stored experiment: new features never join it silently
-    'return_1', 'return_21', 'return_63', 'return_126', 'return_252',
-    'macd_8_24', 'macd_16_48', 'macd_32_96', 'rsi_14',
-    'volatility_ratio_21_252', 'efficiency_63', 'drawdown_252', 'variance_ratio_126',
-    'roll_spread_63', 'zero_returns_63', 'amihud_21_252', 'volume_shock_63', 'edge_spread_63',
-    'market_correlation_63', 'average_correlation_63')
+DEFAULT_FEATURES = (  # part of every stored experiment: new features never join it silently
+    "return_1",
+    "return_21",
+    "return_63",
+    "return_126",
+    "return_252",
+    "macd_8_24",
+    "macd_16_48",
+    "macd_32_96",
+    "rsi_14",
+    "volatility_ratio_21_252",
+    "efficiency_63",
+    "drawdown_252",
+    "variance_ratio_126",
+    "roll_spread_63",
+    "zero_returns_63",
+    "amihud_21_252",
+    "volume_shock_63",
+    "edge_spread_63",
+    "market_correlation_63",
+    "average_correlation_63",
+)
 
-def feature_names(which:str|tuple='all', # 'all', 'default', a family, one name, or several
-                 )->tuple: # raises DataError for names that no room has
+
+def feature_names(
+    which: str | tuple = "all",  # 'all', 'default', a family, one name, or several
+) -> tuple:  # raises DataError for names that no room has
     "The names that a short word stands for, family by family."
     if not isinstance(which, str):
         if not isinstance(which, Iterable) or not all(isinstance(name, str) for name in which):
-            raise DataError(f'{which!r} names no features: give names, such as '
-                            f"{DEFAULT_FEATURES[:2]}, 'default', 'all', or one of {FAMILIES}",
-                            rule='not a name')
-        for name in which: _position(name, FEATURES)
+            raise DataError(
+                f"{which!r} names no features: give names, such as "
+                f"{DEFAULT_FEATURES[:2]}, 'default', 'all', or one of {FAMILIES}",
+                rule="not a name",
+            )
+        for name in which:
+            _position(name, FEATURES)
         return tuple(which)
-    if which == 'default': return DEFAULT_FEATURES
-    if which not in ('all', *FAMILIES): return feature_names((which,))
+    if which == "default":
+        return DEFAULT_FEATURES
+    if which not in ("all", *FAMILIES):
+        return feature_names((which,))
     _discover()
     order = sorted(FEATURES.values(), key=lambda f: FAMILIES.index(f.family))
-    return tuple(f.name for f in order if which in ('all', f.family))
+    return tuple(f.name for f in order if which in ("all", f.family))
 
 # %% ../nbs/01_features.ipynb #badb344b
-def catalogue(names:tuple=None, # which features; None = all
-             )->pd.DataFrame: # one row a feature
+def feature_table(
+    names: tuple = None,  # which features; None = all
+) -> pd.DataFrame:  # one row a feature
     "The papers of the features as a table."
     every = dict.fromkeys((*DEFAULT_FEATURES, *feature_names()))
-    papers = ('family', 'inputs', 'warm_up', 'lag', 'step', 'tolerance', 'meaning', 'source')
+    papers = ("family", "inputs", "warm_up", "lag", "step", "tolerance", "meaning", "source")
     rows = {n: {p: getattr(FEATURES[n], p) for p in papers} for n in names or every}
-    table = pd.DataFrame.from_dict(rows, orient='index').rename_axis('feature')
-    return table.assign(inputs=table.inputs.map(', '.join),
-                        default=[n in DEFAULT_FEATURES for n in rows])
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("feature")
+    return table.assign(
+        inputs=table.inputs.map(", ".join), default=[n in DEFAULT_FEATURES for n in rows]
+    )
 
 # %% ../nbs/01_features.ipynb #fc878ad2
 @dataclass(frozen=True, eq=False, repr=False)
 class FeaturePanel:
     "Features of all symbols on all sessions."
-    values: np.ndarray           # float32 (S, N, F), NaN where not observed
-    observed: np.ndarray         # bool, same shape
-    names: tuple                 # F features
-    sessions: pd.DatetimeIndex   # S
-    symbols: tuple               # N
 
-    def window(self, start:str=None, # first date
-               end:str=None, # last date, inclusive
-              )->'FeaturePanel': # the sessions between
+    values: np.ndarray  # float32 (S, N, F), NaN where not observed
+    observed: np.ndarray  # bool, same shape
+    names: tuple  # F features
+    sessions: pd.DatetimeIndex  # S
+    symbols: tuple  # N
+
+    def window(
+        self,
+        start: str = None,  # first date
+        end: str = None,  # last date, inclusive
+    ) -> "FeaturePanel":  # the sessions between
         "The sessions from `start` to `end`."
         rows = self.sessions.slice_indexer(start, end)
-        return FeaturePanel(self.values[rows], self.observed[rows], self.names,
-                            self.sessions[rows], self.symbols)
+        return FeaturePanel(
+            self.values[rows], self.observed[rows], self.names, self.sessions[rows], self.symbols
+        )
 
-    def select(self, names:tuple, # features, in the order wanted
-              )->'FeaturePanel': # with these alone
+    def select(
+        self,
+        names: tuple,  # features, in the order wanted
+    ) -> "FeaturePanel":  # with these alone
         "Some of the features."
         f = [_position(n, self.names) for n in names]
-        return FeaturePanel(self.values[..., f], self.observed[..., f], tuple(names),
-                            self.sessions, self.symbols)
+        return FeaturePanel(
+            self.values[..., f], self.observed[..., f], tuple(names), self.sessions, self.symbols
+        )
 
-    def frame(self, name:str, # one feature
-             )->pd.DataFrame: # sessions x symbols
+    def frame(
+        self,
+        name: str,  # one feature
+    ) -> pd.DataFrame:  # sessions x symbols
         "One feature as a frame."
-        return pd.DataFrame(self.values[..., _position(name, self.names)], self.sessions,
-                            list(self.symbols))
+        return pd.DataFrame(
+            self.values[..., _position(name, self.names)], self.sessions, list(self.symbols)
+        )
 
     def __repr__(self):
-        return _panel_table(self).to_string(float_format='{:.2f}'.format)
+        return _panel_table(self).to_string(float_format="{:.2f}".format)
 
     def _repr_html_(self):
-        return _panel_table(self).to_html(border=0, float_format='{:.2f}'.format)
+        return _panel_table(self).to_html(border=0, float_format="{:.2f}".format)
 
 # %% ../nbs/01_features.ipynb #14eb86ba
 def _panel_table(panel):
@@ -671,22 +934,23 @@ def _panel_table(panel):
     rows = {}
     for f, name in enumerate(panel.names):
         v = panel.values[..., f][panel.observed[..., f]]
-        low, mid, high = np.quantile(v, [.05, .5, .95]) if len(v) else (np.nan,) * 3
-        family = FEATURES[name].family if name in FEATURES else ''
-        share = panel.observed[..., f].mean() if panel.observed.size else 0.
-        rows[name] = {'family': family, 'observed': share, '5 %': low, 'median': mid, '95 %': high}
+        low, mid, high = np.quantile(v, [0.05, 0.5, 0.95]) if len(v) else (np.nan,) * 3
+        family = FEATURES[name].family if name in FEATURES else ""
+        share = panel.observed[..., f].mean() if panel.observed.size else 0.0
+        rows[name] = {"family": family, "observed": share, "5 %": low, "median": mid, "95 %": high}
     S, N, F = panel.values.shape
-    table = pd.DataFrame.from_dict(rows, orient='index')
-    return table.rename_axis(f'{S} sessions x {N} symbols x {F} features')
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.rename_axis(f"{S} sessions x {N} symbols x {F} features")
 
 # %% ../nbs/01_features.ipynb #554ad260
 class MissingInputWarning(UserWarning):
     "Features were asked for whose input the source does not have; they are masked."
 
 # %% ../nbs/01_features.ipynb #5ac6531d
-def too_few_symbols(names:tuple, # features, or 'all', or a family
-                    symbols:int, # how many there are
-                   )->dict: # feature -> least number of symbols, for those that need more
+def too_few_symbols(
+    names: tuple,  # features, or 'all', or a family
+    symbols: int,  # how many there are
+) -> dict:  # feature -> least number of symbols, for those that need more
     "The features that stay blank because they compare more symbols than there are."
     need = {name: FEATURES[name].symbols for name in feature_names(names)}
     return {name: least for name, least in need.items() if least > symbols}
@@ -697,77 +961,104 @@ def _lacks(feature, history):
     empty = lambda n: not np.isfinite(history.columns.get(n, np.nan)).any()
     return [n for n in feature.inputs if len(history.rows) and empty(n)]
 
+
 def _warn_missing(features, own):
     "One warning for everything that is missing."
     lines = []
     for f in features:
         gone = [lacks for h in own if (lacks := _lacks(f, h))]
-        what = ', '.join(dict.fromkeys(name for lacks in gone for name in lacks))
-        if gone: lines.append(f'{f.name} (no {what} for {len(gone)} of {len(own)} symbols)')
+        what = ", ".join(dict.fromkeys(name for lacks in gone for name in lacks))
+        if gone:
+            lines.append(f"{f.name} (no {what} for {len(gone)} of {len(own)} symbols)")
     if lines:
-        warnings.warn('masked, because the source lacks their input: ' + '; '.join(lines) +
-                      '. Load bars that have it, or leave these features out.',
-                      MissingInputWarning, stacklevel=3)
+        warnings.warn(
+            "masked, because the source lacks their input: "
+            + "; ".join(lines)
+            + ". Load bars that have it, or leave these features out.",
+            MissingInputWarning,
+            stacklevel=3,
+        )
     _warn_few([f.name for f in features], sum(len(h.rows) > 0 for h in own))
+
 
 def _warn_few(names, symbols):
     "One warning for everything that compares more symbols than there are."
     short = too_few_symbols(names, symbols)
-    need = [', '.join(n for n in short if short[n] == least) + f' (needs at least {least} symbols)'
-            for least in sorted({*short.values()})]
+    need = [
+        ", ".join(n for n in short if short[n] == least) + f" (needs at least {least} symbols)"
+        for least in sorted({*short.values()})
+    ]
     if need:
-        there = 'is 1' if symbols == 1 else f'are {symbols}'
-        warnings.warn(f'masked, because they compare symbols and there {there}: ' + '; '.join(need)
-                      + '. Load more symbols, or leave these features out.',
-                      MissingInputWarning, stacklevel=4)
+        there = "is 1" if symbols == 1 else f"are {symbols}"
+        warnings.warn(
+            f"masked, because they compare symbols and there {there}: "
+            + "; ".join(need)
+            + ". Load more symbols, or leave these features out.",
+            MissingInputWarning,
+            stacklevel=4,
+        )
+
 
 def _finish(raw, rows, feature, out):
     "Hold back by the lag, mask the warm-up, put on the sessions of the panel."
     value = np.full(len(rows), np.nan)
-    value[feature.lag:] = raw[:len(rows) - feature.lag] if feature.lag else raw
-    value[:feature.warm_up - 1] = np.nan
-    out[rows] = np.where(np.abs(value) < 1e30, value, np.nan)   # infinite is not observed
+    value[feature.lag :] = raw[: len(rows) - feature.lag] if feature.lag else raw
+    value[: feature.warm_up - 1] = np.nan
+    out[rows] = np.where(np.abs(value) < 1e30, value, np.nan)  # infinite is not observed
 
 # %% ../nbs/01_features.ipynb #c72e0d74
 def _spread(own, field, shape):
     "One column of all symbols as an array (S, N), NaN where a symbol has no row."
     out = np.full(shape, np.nan)
-    for j, h in enumerate(own): out[h.rows, j] = field(h)
+    for j, h in enumerate(own):
+        out[h.rows, j] = field(h)
     return out
+
 
 def _grid(feature, own, shape):
     "What a cross-section feature is given: returns, and its inputs beyond closes; None = lacking."
-    names = feature.inputs if feature.inputs != ('close',) else ()
-    if any(n not in h.columns for h in own for n in names): return None
+    names = feature.inputs if feature.inputs != ("close",) else ()
+    if any(n not in h.columns for h in own for n in names):
+        return None
     columns = {n: _spread(own, lambda h: h.columns[n], shape) for n in names}
     return (_spread(own, lambda h: h.returns, shape),), columns
+
 
 def _across(feature, given):
     "The finished rows of a cross-section feature: its steps, held."
     (returns,), columns = given
-    if feature.step == 1: return feature.function(returns, **columns)
+    if feature.step == 1:
+        return feature.function(returns, **columns)
     row = np.arange(len(returns))
     return feature.function(returns, step=feature.step, **columns)[row - row % feature.step]
 
 # %% ../nbs/01_features.ipynb #e8e77678
-def check_bars(bars:object, # what was given
-               name:str='bars', # as which argument
-              )->None: # raises DataError for anything but Bars
+def check_bars(
+    bars: object,  # what was given
+    name: str = "bars",  # as which argument
+) -> None:  # raises DataError for anything but Bars
     "Tables are not taken for bars: what they hold, and whether it was checked, must be said."
-    if isinstance(bars, Bars): return
-    way = ''
+    if isinstance(bars, Bars):
+        return
+    way = ""
     if isinstance(bars, (pd.DataFrame, pd.Series)):
-        way = ('; a table of closes, sessions x symbols, becomes Bars with '
-               'checked(Bars(close=table)), rows of date, symbol and close with '
-               'Bars.from_long(table)')
-    raise DataError(f'{name} is a {type(bars).__name__}: give Bars, such as load_bars(...)' + way,
-                    rule='not bars', value=type(bars).__name__)
+        way = (
+            "; a table of closes, sessions x symbols, becomes Bars with "
+            "checked(Bars(close=table)), rows of date, symbol and close with "
+            "Bars.from_long(table)"
+        )
+    raise DataError(
+        f"{name} is a {type(bars).__name__}: give Bars, such as load_bars(...)" + way,
+        rule="not bars",
+        value=type(bars).__name__,
+    )
 
 # %% ../nbs/01_features.ipynb #d5342552
-def compute_features(bars:Bars, # prices, one frame a field
-                     names:tuple|str=DEFAULT_FEATURES, # in order; one name, 'all', or a family
-                     dtype:type=np.float32, # float64 to see the values before they are rounded
-                    )->FeaturePanel: # masked where not known; raises DataError for unknown names
+def compute_features(
+    bars: Bars,  # prices, one frame a field
+    names: tuple | str = DEFAULT_FEATURES,  # in order; one name, 'all', or a family
+    dtype: type = np.float32,  # float64 to see the values before they are rounded
+) -> FeaturePanel:  # masked where not known; raises DataError for unknown names
     "Features of each symbol on its own rows; what is missing is masked and reported once."
     check_bars(bars)
     names = feature_names(names)
@@ -775,49 +1066,57 @@ def compute_features(bars:Bars, # prices, one frame a field
     own = histories(bars, tuple(dict.fromkeys(i for f in features for i in f.inputs)))
     _warn_missing(features, own)
     values = np.full((len(bars.sessions), len(own), len(features)), np.nan, dtype)  # (S, N, F)
-    with np.errstate(divide='ignore', invalid='ignore'):
+    with np.errstate(divide="ignore", invalid="ignore"):
         for f, feature in enumerate(features):
             fill = _fill_across if feature.cross_section else _fill_own
             fill(feature, own, values[..., f])
     return FeaturePanel(values, np.isfinite(values), names, bars.sessions, tuple(bars.symbols))
 
+
 def _fill_own(feature, own, out):
     "One symbol after the other, on the rows on which it has the inputs."
     for j, h in enumerate(own):
-        if any(n not in h.columns for n in feature.inputs): continue
-        h = h if feature.inputs == ('close',) else h.having(feature.inputs)
+        if any(n not in h.columns for n in feature.inputs):
+            continue
+        h = h if feature.inputs == ("close",) else h.having(feature.inputs)
         _finish(feature.function(h), h.rows, feature, out[:, j])
+
 
 def _fill_across(feature, own, out):
     "All symbols at once, each on its own rows."
     given = _grid(feature, own, out.shape)
-    if given is None: return
+    if given is None:
+        return
     across = _across(feature, given)
-    for j, h in enumerate(own): _finish(across[h.rows, j], h.rows, feature, out[:, j])
+    for j, h in enumerate(own):
+        _finish(across[h.rows, j], h.rows, feature, out[:, j])
 
 # %% ../nbs/01_features.ipynb #b1d86747
 class _Rows:
     "Columns that grow by a row at a time; the last `keep` rows stay (0: all)."
-    def __init__(self, block, keep=0):   # block (width, n)
+
+    def __init__(self, block, keep=0):  # block (width, n)
         self.keep, self.data = keep, block[:, -keep:]
         self.end = self.data.shape[1]
 
     def append(self, row):
-        if self.end == self.data.shape[1]:   # full: move what is needed, make as much room again
-            kept = self.data[:, -self.keep:]
+        if self.end == self.data.shape[1]:  # full: move what is needed, make as much room again
+            kept = self.data[:, -self.keep :]
             room = np.full((len(kept), max(64, kept.shape[1])), np.nan)
             self.data, self.end = np.concatenate([kept, room], 1), kept.shape[1]
         self.data[:, self.end] = row
         self.end += 1
 
-    def last(self, rows): return self.data[:, max(self.end - rows, 0):self.end]
+    def last(self, rows):
+        return self.data[:, max(self.end - rows, 0) : self.end]
 
 # %% ../nbs/01_features.ipynb #9be604ad
 class _Own:
     "One symbol, the features that need the same inputs, and the rows that those need."
+
     def __init__(self, history, features):
         self.features, self.inputs = features, features[0].inputs
-        h = history if self.inputs == ('close',) else history.having(self.inputs)
+        h = history if self.inputs == ("close",) else history.having(self.inputs)
         own = h.rows.astype(float), h.level, h.returns, h.sigma
         block = np.stack([*own, *(h.columns[n] for n in self.inputs)])
         self.rows, self.count = _Rows(block, max(f.memory for f in features)), len(h.rows)
@@ -827,26 +1126,30 @@ class _Own:
         "The new values by name; none where the bar lacks an input."
         values = [column[n] for n in self.inputs]
         complete = all(_usable(n, v) for n, v in zip(self.inputs, values))
-        if self.inputs != ('close',) and not complete: return {}
+        if self.inputs != ("close",) and not complete:
+            return {}
         self.rows.append([*row, *values])
         self.count += 1
         return {f.name: self.value(f) for f in self.features}
 
     def value(self, f):
-        if self.count < f.warm_up and not f.live: return np.nan
+        if self.count < f.warm_up and not f.live:
+            return np.nan
         rows, level, returns, sigma, *columns = self.rows.last(f.memory)
-        h = History(rows.astype(int), level, returns, sigma, dict(zip(self.inputs, columns)))
+        h = SymbolSeries(rows.astype(int), level, returns, sigma, dict(zip(self.inputs, columns)))
         raw = self.live[f.name].update(h) if f.live else f.function(h)[-1]
         return raw if self.count >= f.warm_up and abs(raw) < 1e30 else np.nan
 
 # %% ../nbs/01_features.ipynb #676a683b
 class _Across:
     "One cross-section feature: what it said last, held over its steps and back by its lag."
+
     def __init__(self, feature, own, given):
         self.feature, raw = feature, _across(feature, given)
         self.held = raw[-1].copy()
-        self.waiting = np.array([raw[h.rows[-1], j] if len(h.rows) else np.nan
-                                 for j, h in enumerate(own)])
+        self.waiting = np.array(
+            [raw[h.rows[-1], j] if len(h.rows) else np.nan for j, h in enumerate(own)]
+        )
         self.live = feature.live and feature.live(*given[0], **given[1])
 
     def update(self, session, rows, seen, tail):
@@ -854,7 +1157,8 @@ class _Across:
         f = self.feature
         if session % f.step == 0:
             (returns,), columns = tail(f)
-            if f.step > 1: columns = columns | {'step': f.step}
+            if f.step > 1:
+                columns = columns | {"step": f.step}
             raw = self.live.update if self.live else lambda *a, **k: f.function(*a, **k)[-1]
             self.held = np.array(raw(returns, **columns), float)
         known = seen & (rows >= f.warm_up) & (np.abs(self.waiting) < 1e30)
@@ -865,22 +1169,24 @@ class _Across:
 # %% ../nbs/01_features.ipynb #b2a5c5a3
 class _Grid:
     "Returns and further columns of all symbols, session by session."
+
     def __init__(self, own, names, shape):
         self.columns = {n: _Rows(_spread(own, lambda h: h.columns[n], shape).T) for n in names}
         self.returns = _Rows(_spread(own, lambda h: h.returns, shape).T)
 
     def append(self, returns, column, seen):
         self.returns.append(returns)
-        for n, rows in self.columns.items(): rows.append(np.where(seen, column[n], np.nan))
-        known = np.isfinite(self.returns.last(self.returns.end))                 # (N, S)
+        for n, rows in self.columns.items():
+            rows.append(np.where(seen, column[n], np.nan))
+        known = np.isfinite(self.returns.last(self.returns.end))  # (N, S)
         paired = (known & (known.sum(0) >= 2))[seen, ::-1]
-        self.counted = np.cumsum(paired, 1)                                      # newest first
+        self.counted = np.cumsum(paired, 1)  # newest first
 
     def tail(self, feature):
         "What the feature needs of it, the newest session last and on the feature's grid."
         rows = max([feature.memory, *((self.counted < feature.memory).sum(1) + 1)])
         rows = -(-(rows - 1) // feature.step) * feature.step + 1
-        names = feature.inputs if feature.inputs != ('close',) else ()
+        names = feature.inputs if feature.inputs != ("close",) else ()
         cut = lambda r: np.ascontiguousarray(r.last(rows).T)
         return (cut(self.returns),), {n: cut(self.columns[n]) for n in names}
 
@@ -888,22 +1194,24 @@ class _Grid:
 def _one_session(bar, symbols, session):
     "What the bar says of each symbol: excess return or None, and a column for each name."
     if len(bar.sessions) != 1 or bar.sessions[0] <= session:
-        first = f'{len(bar.sessions)} sessions from {bar.sessions[0]:%Y-%m-%d} on'
-        raise DataError(f'a bar of {first}: '
-                        f'give one session after {session:%Y-%m-%d}', value=bar.sessions[0])
-    names = ('open', 'high', 'low', 'close', 'volume', 'excess')
+        first = f"{len(bar.sessions)} sessions from {bar.sessions[0]:%Y-%m-%d} on"
+        raise DataError(
+            f"a bar of {first}: give one session after {session:%Y-%m-%d}", value=bar.sessions[0]
+        )
+    names = ("open", "high", "low", "close", "volume", "excess")
     frames = {n: getattr(bar, n) for n in names} | bar.extras
     row = lambda frame: frame.reindex(columns=symbols).to_numpy(float)[0]
     day = np.full(len(symbols), bar.sessions[0].toordinal(), float)
-    return {n: row(f) for n, f in frames.items() if f is not None} | {'day': day}
+    return {n: row(f) for n, f in frames.items() if f is not None} | {"day": day}
 
 # %% ../nbs/01_features.ipynb #64257fe6
 class _Levels:
     "Level, return, sigma and prices a year of each symbol, carried from bar to bar."
+
     def __init__(self, bars, own):
         last = lambda x: x[-1] if len(x) else np.nan
         self.excess = bars.excess is not None
-        self.index = bars.level.ffill().iloc[-1].fillna(1.).to_numpy(float)
+        self.index = bars.level.ffill().iloc[-1].fillna(1.0).to_numpy(float)
         self.level = np.array([last(h.level) for h in own])
         self.recent = [_Rows(h.returns[None], SIGMA_SESSIONS) for h in own]
         self.rows, self.periods = np.array([len(h.rows) for h in own]), bars.periods
@@ -912,36 +1220,41 @@ class _Levels:
 
     def update(self, column):
         "Level, return, sigma and who has a row."
-        level = column['close']
-        if self.excess:   # as Bars.level does
-            self.index = self.index * np.maximum(1 + np.nan_to_num(column['excess']), .01)
+        level = column["close"]
+        if self.excess:  # as Bars.level does
+            self.index = self.index * np.maximum(1 + np.nan_to_num(column["excess"]), 0.01)
             level = np.where(np.isfinite(level), self.index, np.nan)
         seen = np.isfinite(level) & (level > 0)
         returns, sigma = level / self.level - 1, np.full(len(level), np.nan)
         for j in np.flatnonzero(seen):
             self.recent[j].append(returns[j])
-            self.days[j].append(column['day'][j])
+            self.days[j].append(column["day"][j])
             sigma[j] = rolling_std(self.recent[j].last(SIGMA_SESSIONS)[0], SIGMA_SESSIONS)[-1]
         self.level, self.rows = np.where(seen, level, self.level), self.rows + seen
         return level, np.where(seen, returns, np.nan), sigma, seen
 
     def prices_per_year(self):
         "Prices a year of each symbol, as `histories` counts them."
-        if self.periods is not None: return np.full(len(self.rows), float(self.periods))
+        if self.periods is not None:
+            return np.full(len(self.rows), float(self.periods))
         out = np.full(len(self.rows), float(SESSIONS_PER_YEAR))
         for j, days in enumerate(self.days):
             at = days.last(SIGMA_SESSIONS + 1)[0]
-            if len(at) > 1: out[j] = (len(at) - 1) / max(at[-1] - at[0], 1.) * DAYS_PER_YEAR
+            if len(at) > 1:
+                out[j] = (len(at) - 1) / max(at[-1] - at[0], 1.0) * DAYS_PER_YEAR
         return out
 
 # %% ../nbs/01_features.ipynb #561e7938
 class LiveFeatures:
     "Features of the newest session, bar by bar: what compute_features would say of it."
-    def __init__(self, names:tuple, # features, or 'all', or a family
-                 symbols:list, # in the order of the rows of what `update` returns
-                 history:Bars, # everything so far; its first session anchors held features
-                ):
-        check_bars(history, 'history')
+
+    def __init__(
+        self,
+        names: tuple,  # features, or 'all', or a family
+        symbols: list,  # in the order of the rows of what `update` returns
+        history: Bars,  # everything so far; its first session anchors held features
+    ):
+        check_bars(history, "history")
         bars = history.select(list(symbols))
         self.names, self.symbols = feature_names(names), list(symbols)
         self.session, self.count = bars.sessions[-1], len(bars.sessions)
@@ -949,18 +1262,20 @@ class LiveFeatures:
         own = histories(bars, tuple(dict.fromkeys(i for f in features for i in f.inputs)))
         _warn_missing(features, own)
         self.place, self.levels = {n: f for f, n in enumerate(self.names)}, _Levels(bars, own)
-        with np.errstate(divide='ignore', invalid='ignore'):
+        with np.errstate(divide="ignore", invalid="ignore"):
             self._start(features, own, (self.count, len(own)))
 
-    def update(self, bar:Bars, # one session, later than all before
-              )->np.ndarray: # (N, F) float64, NaN where not observed
+    def update(
+        self,
+        bar: Bars,  # one session, later than all before
+    ) -> np.ndarray:  # (N, F) float64, NaN where not observed
         "Take in one bar and return the features of its session."
         column = _one_session(bar, self.symbols, self.session)
         level, returns, sigma, seen = self.levels.update(column)
-        column['prices_per_year'] = self.levels.prices_per_year()
+        column["prices_per_year"] = self.levels.prices_per_year()
         column = {n: column.get(n, np.full(len(seen), np.nan)) for n in self.inputs}
         out = np.full((len(self.symbols), len(self.names)), np.nan)
-        with np.errstate(divide='ignore', invalid='ignore'):
+        with np.errstate(divide="ignore", invalid="ignore"):
             self._own_rows(out, (level, returns, sigma), column, seen)
             self._across_rows(out, returns, column, seen)
         self.session, self.count = bar.sessions[0], self.count + 1
@@ -972,26 +1287,32 @@ def _start(self, features, own, shape):
     have = own[0].columns if own else {}
     features = [f for f in features if all(n in have for n in f.inputs)]
     alone, groups = [f for f in features if not f.cross_section], {}
-    for f in alone: groups.setdefault(f.inputs, []).append(f)
+    for f in alone:
+        groups.setdefault(f.inputs, []).append(f)
     self.inputs = tuple(dict.fromkeys(i for f in features for i in f.inputs))
     self.own = [[_Own(h, group) for group in groups.values()] for h in own]
     self.across = [_Across(f, own, _grid(f, own, shape)) for f in features if f.cross_section]
-    wanted = {i for a in self.across for i in a.feature.inputs if a.feature.inputs != ('close',)}
+    wanted = {i for a in self.across for i in a.feature.inputs if a.feature.inputs != ("close",)}
     self.grid = _Grid(own, wanted, shape)
+
 
 def _own_rows(self, out, row, column, seen):
     for j in np.flatnonzero(seen):
         now = (self.count, *(v[j] for v in row))
         for group in self.own[j]:
             found = group.update(now, {n: c[j] for n, c in column.items()})
-            for name, value in found.items(): out[j, self.place[name]] = value
+            for name, value in found.items():
+                out[j, self.place[name]] = value
+
 
 def _across_rows(self, out, returns, column, seen):
-    if not self.across: return
+    if not self.across:
+        return
     self.grid.append(returns, column, seen)
     for a in self.across:
         value = a.update(self.count, self.levels.rows, seen, self.grid.tail)
         out[:, self.place[a.feature.name]] = value
+
 
 LiveFeatures._start, LiveFeatures._own_rows = _start, _own_rows
 LiveFeatures._across_rows = _across_rows
@@ -1000,53 +1321,68 @@ LiveFeatures._across_rows = _across_rows
 @dataclass(frozen=True, eq=False)
 class FeatureScaler:
     "Median and spread of each feature up to a date."
-    names: tuple
-    center: np.ndarray    # (F,) median
-    spread: np.ndarray    # (F,) interquartile range / 1.349: a normal's standard deviation
-    until: str            # last session it has seen
-    clip: float = 5.      # spreads
 
-    def transform(self, panel:FeaturePanel, # with the same features in the same order
-                 )->FeaturePanel: # in spreads from the median, clipped
+    names: tuple
+    center: np.ndarray  # (F,) median
+    spread: np.ndarray  # (F,) interquartile range / 1.349: a normal's standard deviation
+    until: str  # last session it has seen
+    clip: float = 5.0  # spreads
+
+    def transform(
+        self,
+        panel: FeaturePanel,  # with the same features in the same order
+    ) -> FeaturePanel:  # in spreads from the median, clipped
         "Apply to any panel, past or future."
         if tuple(panel.names) != tuple(self.names):
-            raise DataError(f'the panel has features {panel.names}, the scaler was fitted on '
-                            f'{self.names}: use panel.select(scaler.names)')
+            raise DataError(
+                f"the panel has features {panel.names}, the scaler was fitted on "
+                f"{self.names}: use panel.select(scaler.names)"
+            )
         values = np.clip((panel.values - self.center) / self.spread, -self.clip, self.clip)
-        return FeaturePanel(values.astype(np.float32), panel.observed, panel.names,
-                            panel.sessions, panel.symbols)
+        return FeaturePanel(
+            values.astype(np.float32), panel.observed, panel.names, panel.sessions, panel.symbols
+        )
 
-    def to_dict(self)->dict: # of plain numbers, ready for JSON
+    def to_dict(self) -> dict:  # of plain numbers, ready for JSON
         "The scaler as plain numbers."
-        return dict(names=list(self.names), center=self.center.tolist(),
-                    spread=self.spread.tolist(),
-                    until=self.until, clip=self.clip)
+        return dict(
+            names=list(self.names),
+            center=self.center.tolist(),
+            spread=self.spread.tolist(),
+            until=self.until,
+            clip=self.clip,
+        )
 
     @classmethod
-    def from_dict(cls, d:dict, # what to_dict gave
-                 )->'FeatureScaler': # the same scaler
+    def from_dict(
+        cls,
+        d: dict,  # what to_dict gave
+    ) -> "FeatureScaler":  # the same scaler
         "The way back."
-        return cls(tuple(d['names']), np.array(d['center']), np.array(d['spread']), d['until'],
-                   d['clip'])
+        return cls(
+            tuple(d["names"]), np.array(d["center"]), np.array(d["spread"]), d["until"], d["clip"]
+        )
 
 # %% ../nbs/01_features.ipynb #8efed0de
-def fit_scaler(panel:FeaturePanel, # all sessions; the later ones are not looked at
-               until:str, # last session that may be seen
-               clip:float=5., # spreads beyond which values are cut
-              )->FeatureScaler: # raises DataError if nothing lies before `until`
+def fit_scaler(
+    panel: FeaturePanel,  # all sessions; the later ones are not looked at
+    until: str,  # last session that may be seen
+    clip: float = 5.0,  # spreads beyond which values are cut
+) -> FeatureScaler:  # raises DataError if nothing lies before `until`
     "Median and spread of the observed values up to and with `until`."
     past = panel.window(end=pd.Timestamp(until))
     if not len(past.sessions):
-        begins = panel.sessions[:1].strftime('%Y-%m-%d').tolist()
-        raise DataError(f'no session up to {until}: the panel begins {begins}', value=until)
+        begins = panel.sessions[:1].strftime("%Y-%m-%d").tolist()
+        raise DataError(f"no session up to {until}: the panel begins {begins}", value=until)
     center, spread = np.zeros(len(panel.names)), np.ones(len(panel.names))
     for f in range(len(panel.names)):
         v = past.values[..., f][past.observed[..., f]].astype(float)
-        if not len(v): continue
-        low, center[f], high = np.quantile(v, [.25, .5, .75])
-        wide = (high - low) / 1.349 or v.std()   # mostly one value: there is still a spread
-        spread[f] = wide if wide > 1e-9 else 1.
-    return FeatureScaler(tuple(panel.names), center, spread, f'{past.sessions[-1]:%Y-%m-%d}', clip)
+        if not len(v):
+            continue
+        low, center[f], high = np.quantile(v, [0.25, 0.5, 0.75])
+        wide = (high - low) / 1.349 or v.std()  # mostly one value: there is still a spread
+        spread[f] = wide if wide > 1e-9 else 1.0
+    return FeatureScaler(tuple(panel.names), center, spread, f"{past.sessions[-1]:%Y-%m-%d}", clip)
 
 # %% ../nbs/01_features.ipynb #cbfe77d7
 def _each(panel, change):
@@ -1057,47 +1393,57 @@ def _each(panel, change):
         out[..., f] = np.where(np.abs(value) < 1e30, value, np.nan)
     return FeaturePanel(out, np.isfinite(out), panel.names, panel.sessions, panel.symbols)
 
+
 def _robust(frame, past, clip):
     "Distance from the median of the past in its spreads."
-    low, middle, high = (past.quantile(q) for q in (.25, .5, .75))
+    low, middle, high = (past.quantile(q) for q in (0.25, 0.5, 0.75))
     spread = ((high - low) / 1.349).where(lambda v: v > 1e-9)
     return ((frame - middle) / spread).clip(-clip, clip)
 
-def rolling_scale(panel:FeaturePanel, # as computed
-                  sessions:int=252, # look-back, today included; half of it must be observed
-                  clip:float=5., # spreads beyond which values are cut
-                 )->FeaturePanel: # in spreads of the look-back; constants are masked
+
+def rolling_scale(
+    panel: FeaturePanel,  # as computed
+    sessions: int = 252,  # look-back, today included; half of it must be observed
+    clip: float = 5.0,  # spreads beyond which values are cut
+) -> FeaturePanel:  # in spreads of the look-back; constants are masked
     "Each value against the median and quartiles of its symbol's last sessions."
     least = (sessions + 1) // 2
     return _each(panel, lambda x: _robust(x, x.rolling(sessions, min_periods=least), clip))
 
 # %% ../nbs/01_features.ipynb #10fb399d
-def expanding_scale(panel:FeaturePanel, # as computed
-                    least:int=252, # observed sessions before the first value
-                    clip:float=5., # spreads beyond which values are cut
-                   )->FeaturePanel: # in spreads of the past; constants are masked
+def expanding_scale(
+    panel: FeaturePanel,  # as computed
+    least: int = 252,  # observed sessions before the first value
+    clip: float = 5.0,  # spreads beyond which values are cut
+) -> FeaturePanel:  # in spreads of the past; constants are masked
     "Each value against the median and quartiles of all of its symbol's past."
     return _each(panel, lambda x: _robust(x, x.expanding(least), clip))
 
 # %% ../nbs/01_features.ipynb #1b4ebbe4
-def winsorise(panel:FeaturePanel, # as computed
-              share:float=.01, # of the past, on each side, that is taken for extreme
-              least:int=252, # observed sessions before the first value
-             )->FeaturePanel: # in the units of the feature
+def winsorise(
+    panel: FeaturePanel,  # as computed
+    share: float = 0.01,  # of the past, on each side, that is taken for extreme
+    least: int = 252,  # observed sessions before the first value
+) -> FeaturePanel:  # in the units of the feature
     "Values beyond what their symbol's past has shown, cut to it; today has no say in the bounds."
+
     def cut(x):
         past = x.expanding(least)
         low, high = (past.quantile(q).shift(1) for q in (share, 1 - share))
         return x.where(x >= low, low).where(x <= high, high).where(x.notna() & low.notna())
+
     return _each(panel, cut)
 
 # %% ../nbs/01_features.ipynb #e755da5a
-def rank_panel(panel:FeaturePanel, # as computed
-               lag:int=1, # sessions held back; 0 only where all markets close together
-              )->FeaturePanel: # from -1 (lowest) to 1 (highest); ties share the middle
+def rank_panel(
+    panel: FeaturePanel,  # as computed
+    lag: int = 1,  # sessions held back; 0 only where all markets close together
+) -> FeaturePanel:  # from -1 (lowest) to 1 (highest); ties share the middle
     "The place of each symbol among those observed in the session, feature by feature."
+
     def place(x):
         count = x.count(axis=1)
         rank = (2 * x.rank(axis=1) - 1).div(count, axis=0) - 1
         return rank.where(count >= 2).shift(lag).where(x.notna())
+
     return _each(panel, place)

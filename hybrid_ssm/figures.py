@@ -32,16 +32,19 @@ from .data import SESSIONS_PER_YEAR, periods_per_year
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe, Ito (2008)
 INK, MUTED = "#222222", "#666666"  # text and notes
 STRATEGY_COLORS = {  # lower-case name -> its colour in every figure
-    "hybrid": PALETTE[0], "lstm": PALETTE[1], "tsmom": PALETTE[2], "equal weight": PALETTE[3],
+    "hybrid": PALETTE[0],
+    "lstm": PALETTE[1],
+    "tsmom": PALETTE[2],
+    "equal weight": PALETTE[3],
     "index": INK,
 }
 _FREE_LOOKS = [(c, "-") for c in PALETTE[4:]] + [(c, d) for d in ("--", "-.") for c in PALETTE]
 
 # %% ../nbs/06b_figures.ipynb #662e811e
 def _look(
-    name:str, # name of a strategy
-    taken:set, # looks that other strategies of this figure have already
-)->tuple: # (colour, dash)
+    name: str,  # name of a strategy
+    taken: set,  # looks that other strategies of this figure have already
+) -> tuple:  # (colour, dash)
     if name.lower() in STRATEGY_COLORS:
         return STRATEGY_COLORS[name.lower()], "-"
     start = crc32(name.lower().encode("utf-8", "replace")) % len(_FREE_LOOKS)
@@ -50,8 +53,8 @@ def _look(
 
 # %% ../nbs/06b_figures.ipynb #05a919d5
 def strategy_styles(
-    names:Iterable, # names of strategies, in the order of the table
-)->dict: # name -> keyword arguments of a matplotlib line
+    names: Iterable,  # names of strategies, in the order of the table
+) -> dict:  # name -> keyword arguments of a matplotlib line
     "Line styles by strategy: fixed for the known names, for others drawn from their letters."
     styles, taken = {}, set()
     for name in map(str, names):
@@ -63,12 +66,23 @@ def strategy_styles(
 
 # %% ../nbs/06b_figures.ipynb #a20ba3df
 _RC = {
-    "font.family": "DejaVu Sans", "text.parse_math": False,  # BRK$A is no formula
-    "text.color": INK, "axes.labelcolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
+    "font.family": "DejaVu Sans",
+    "text.parse_math": False,  # BRK$A is no formula
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
     "axes.edgecolor": "#BBBBBB",
-    "grid.color": "#E6E6E6", "axes.spines.top": False, "axes.spines.right": False,
-    "font.size": 10, "axes.labelsize": 9.5, "xtick.labelsize": 9, "ytick.labelsize": 9,
-    "axes.titlesize": 9.5, "axes.titlecolor": MUTED, "legend.fontsize": 9.5,
+    "grid.color": "#E6E6E6",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "font.size": 10,
+    "axes.labelsize": 9.5,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "axes.titlesize": 9.5,
+    "axes.titlecolor": MUTED,
+    "legend.fontsize": 9.5,
     "legend.frameon": False,
 }
 
@@ -80,45 +94,50 @@ def _style():
 
 # %% ../nbs/06b_figures.ipynb #594d07ea
 def _settle(
-    figure:Figure, # laid out for good by the first call
-)->None:
+    figure: Figure,  # laid out for good by the first call
+) -> None:
     if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
 
 # %% ../nbs/06b_figures.ipynb #804c0272
 def figure_svg(
-    figure:Figure, # any matplotlib figure
-)->str: # an <svg> element; the same figure gives the same text
+    figure: Figure,  # any matplotlib figure
+) -> str:  # an <svg> element; the same figure gives the same text
     "A figure as SVG text, free of dates and random ids."
     out = BytesIO()
     _settle(figure)
     with rc_context({"svg.hashsalt": "hybrid_ssm", "text.parse_math": False}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue().decode()
-    return text[text.index("<svg"):]
+    return text[text.index("<svg") :]
 
 # %% ../nbs/06b_figures.ipynb #7c2eeb23
 def figure_png(
-    figure:Figure, # any matplotlib figure
-    dpi:int=100, # pixels per inch
-    colors:int=128, # size of the colour table; an octree, so that a thin line keeps its colour
-)->bytes: # a PNG file; the same figure gives the same bytes
+    figure: Figure,  # any matplotlib figure
+    dpi: int = 100,  # pixels per inch
+    colors: int = 128,  # size of the colour table; an octree, so that a thin line keeps its colour
+) -> bytes:  # a PNG file; the same figure gives the same bytes
     "A figure as a small PNG file."
     raw, small = BytesIO(), BytesIO()
     _settle(figure)
     with rc_context({"text.parse_math": False}):
         figure.savefig(raw, format="png", dpi=dpi, metadata={"Software": None})
-    image = Image.open(raw).convert("RGB").quantize(
-        colors, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    image = (
+        Image.open(raw)
+        .convert("RGB")
+        .quantize(colors, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    )
     image.save(small, format="png", optimize=True)
     return small.getvalue()
 
 # %% ../nbs/06b_figures.ipynb #e6d21312
 class Picture(Figure):
     "A matplotlib figure that displays itself in a notebook, without pyplot."
-    def __init__(self,
-        **settings, # of matplotlib's Figure: figsize in inches, layout, dpi
+
+    def __init__(
+        self,
+        **settings,  # of matplotlib's Figure: figsize in inches, layout, dpi
     ):
         super().__init__(**settings)
 
@@ -127,55 +146,55 @@ class Picture(Figure):
         return {"image/png": png, "text/plain": f"<Picture: {self.alt}>"}
 
     @property
-    def alt(self)->str:
+    def alt(self) -> str:
         "One line for those who cannot see the picture: its title."
         return self.get_suptitle() or "figure"
 
 # %% ../nbs/06b_figures.ipynb #62a3e939
 def _picture(
-    title:str, # what is seen
-    height:float=4.2, # inches
-    rows:tuple=(1,), # relative heights of panels that share the time axis
-)->tuple: # the figure and its axes, top to bottom
+    title: str,  # what is seen
+    height: float = 4.2,  # inches
+    rows: tuple = (1,),  # relative heights of panels that share the time axis
+) -> tuple:  # the figure and its axes, top to bottom
     figure = Picture(figsize=(9, height), layout="constrained")
-    figure.get_layout_engine().set(h_pad=.06, w_pad=.08)
-    figure.suptitle(title, x=.012, ha="left", fontsize=12.5, fontweight="bold")
+    figure.get_layout_engine().set(h_pad=0.06, w_pad=0.08)
+    figure.suptitle(title, x=0.012, ha="left", fontsize=12.5, fontweight="bold")
     axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=rows)[:, 0]
     return figure, list(axes)
 
 
 def _note(
-    ax, # axes under the title
-    text:str, # units, source of the band, ...
-)->None:
+    ax,  # axes under the title
+    text: str,  # units, source of the band, ...
+) -> None:
     ax.set_title(text, loc="left", pad=7)
 
 
 def _legend(
-    figure:Figure, # its legend goes to the right of all axes
-    handles:list, # what to explain
-    labels:list, # one for each; long ones are wrapped
-)->None:
+    figure: Figure,  # its legend goes to the right of all axes
+    handles: list,  # what to explain
+    labels: list,  # one for each; long ones are wrapped
+) -> None:
     labels = [textwrap.fill(label, 30, break_on_hyphens=False) for label in labels]
-    figure.legend(handles, labels, loc="outside right upper", handlelength=1.8, labelspacing=.7)
+    figure.legend(handles, labels, loc="outside right upper", handlelength=1.8, labelspacing=0.7)
 
 # %% ../nbs/06b_figures.ipynb #8a690173
 def _time_axis(
-    ax, # axes whose horizontal axis carries sessions
-    index:pd.Index, # the sessions
-)->None:
+    ax,  # axes whose horizontal axis carries sessions
+    index: pd.Index,  # the sessions
+) -> None:
     if isinstance(index, pd.DatetimeIndex):
         locator = AutoDateLocator(minticks=4, maxticks=9)
         ax.xaxis.set_major_locator(locator)
         ax.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=len(index) < 400))
     else:
         ax.set_xlabel("session")
-    ax.margins(x=.005)
+    ax.margins(x=0.005)
 
 
 def _edges(
-    index:pd.Index, # l sessions
-)->np.ndarray: # l + 1 borders: a session lasts until the next one
+    index: pd.Index,  # l sessions
+) -> np.ndarray:  # l + 1 borders: a session lasts until the next one
     start = date2num(index) if isinstance(index, pd.DatetimeIndex) else np.asarray(index, float)
     return np.append(start, start[-1] + 1)
 
@@ -185,8 +204,8 @@ class FigureError(ValueError):
 
 
 def _strategies(
-    returns:Mapping, # name -> Series of returns per session
-)->dict: # the same, as strings and without sessions that have no return
+    returns: Mapping,  # name -> Series of returns per session
+) -> dict:  # the same, as strings and without sessions that have no return
     if len(returns) == 0:
         raise FigureError("no strategy to draw: pass {'name': Series of daily net returns}")
     kept = {str(name): series.dropna() for name, series in returns.items()}
@@ -197,17 +216,17 @@ def _strategies(
 
 
 def _grown(
-    series:pd.Series, # returns per session
-)->pd.Series: # growth of 1, with the 1 itself one step before the first session
+    series: pd.Series,  # returns per session
+) -> pd.Series:  # growth of 1, with the 1 itself one step before the first session
     index = series.index
     first = index[0] - (pd.Timedelta(days=1) if isinstance(index, pd.DatetimeIndex) else 1)
-    return pd.concat([pd.Series([1.], [first]), (1 + series).cumprod()])
+    return pd.concat([pd.Series([1.0], [first]), (1 + series).cumprod()])
 
 
 def _curves(
-    ax, # where to draw
-    curves:dict, # name -> Series
-)->dict: # name -> line
+    ax,  # where to draw
+    curves: dict,  # name -> Series
+) -> dict:  # name -> line
     styles = strategy_styles(curves)
     lines = {n: ax.plot(c.index, c.to_numpy(), **styles[n])[0] for n, c in curves.items()}
     _time_axis(ax, next(iter(curves.values())).index)
@@ -215,10 +234,10 @@ def _curves(
 
 # %% ../nbs/06b_figures.ipynb #9b83b375
 def _growth_axis(
-    ax, # axes with curves that start at 1
-    low:float, # smallest value drawn
-    high:float, # largest value drawn
-)->None:
+    ax,  # axes with curves that start at 1
+    low: float,  # smallest value drawn
+    high: float,  # largest value drawn
+) -> None:
     if low > 0:
         ax.set_yscale("log")
         few = high / low < 6
@@ -226,14 +245,14 @@ def _growth_axis(
         ax.yaxis.set_major_locator(ticks)
         ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}x"))
-    ax.axhline(1, color=MUTED, linewidth=.8, zorder=1)
+    ax.axhline(1, color=MUTED, linewidth=0.8, zorder=1)
 
 # %% ../nbs/06b_figures.ipynb #c508e733
 @_style()
 def equity_figure(
-    returns:Mapping, # name -> Series of returns per session, as fractions
-    title:str="Growth of 1, net of cost", # what is seen
-)->Picture: # one curve per strategy on a logarithmic axis
+    returns: Mapping,  # name -> Series of returns per session, as fractions
+    title: str = "Growth of 1, net of cost",  # what is seen
+) -> Picture:  # one curve per strategy on a logarithmic axis
     "Equity curves of several strategies."
     curves = {name: _grown(series) for name, series in _strategies(returns).items()}
     figure, (ax,) = _picture(title)
@@ -248,9 +267,9 @@ def equity_figure(
 
 # %% ../nbs/06b_figures.ipynb #16b61a1b
 def _per_year(
-    strategies:Mapping, # name -> Series
-    periods:float|None, # what was asked for
-)->float: # periods per year; 252 where the rows have no dates
+    strategies: Mapping,  # name -> Series
+    periods: float | None,  # what was asked for
+) -> float:  # periods per year; 252 where the rows have no dates
     index = max((s.index for s in strategies.values()), key=len)
     if periods is not None:
         return float(periods)
@@ -260,11 +279,11 @@ def _per_year(
 # %% ../nbs/06b_figures.ipynb #43405e40
 @_style()
 def drawdown_figure(
-    returns:Mapping, # name -> Series of returns per session, as fractions
-    title:str="Drawdown, net of cost", # what is seen
-    limit:float|None=None, # draws a line at this loss, e.g. 0.15
-    periods:float|None=None, # per year; None = counted from the dates
-)->Picture: # one curve per strategy; the first one is filled
+    returns: Mapping,  # name -> Series of returns per session, as fractions
+    title: str = "Drawdown, net of cost",  # what is seen
+    limit: float | None = None,  # draws a line at this loss, e.g. 0.15
+    periods: float | None = None,  # per year; None = counted from the dates
+) -> Picture:  # one curve per strategy; the first one is filled
     "Loss from the highest equity so far, for several strategies."
     strategies = _strategies(returns)
     periods = _per_year(strategies, periods)
@@ -273,36 +292,44 @@ def drawdown_figure(
     figure, (ax,) = _picture(title)
     lines = _curves(ax, curves)
     first = next(iter(curves))
-    ax.fill_between(curves[first].index, curves[first], color=lines[first].get_color(), alpha=.15)
+    ax.fill_between(curves[first].index, curves[first], color=lines[first].get_color(), alpha=0.15)
     if limit:
-        ax.axhline(-100 * limit, color=INK, linewidth=.9, linestyle=":")
+        ax.axhline(-100 * limit, color=INK, linewidth=0.9, linestyle=":")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0f} %"))
     ax.set_ylim(top=0)
-    _note(ax, "% below the highest equity so far; legend: worst (in annual volatilities)"
-          + (f"; dotted: -{limit:.0%}" if limit else ""))
-    risk = {n: 100 * s.std() * periods**.5 for n, s in strategies.items()}
-    _legend(figure, list(lines.values()), [
-        f"{n}  {c.min():.1f} % ({-c.min() / risk[n] if risk[n] else 0.:.1f})"
-        for n, c in curves.items()])
+    _note(
+        ax,
+        "% below the highest equity so far; legend: worst (in annual volatilities)"
+        + (f"; dotted: -{limit:.0%}" if limit else ""),
+    )
+    risk = {n: 100 * s.std() * periods**0.5 for n, s in strategies.items()}
+    _legend(
+        figure,
+        list(lines.values()),
+        [
+            f"{n}  {c.min():.1f} % ({-c.min() / risk[n] if risk[n] else 0.0:.1f})"
+            for n, c in curves.items()
+        ],
+    )
     return figure
 
 # %% ../nbs/06b_figures.ipynb #96b01f1e
 def _trailing_sharpe(
-    series:pd.Series, # returns per session
-    window:int, # sessions
-    periods:float, # sessions per year
-)->pd.Series: # annualised; NaN until the window is full and where nothing moves
+    series: pd.Series,  # returns per session
+    window: int,  # sessions
+    periods: float,  # sessions per year
+) -> pd.Series:  # annualised; NaN until the window is full and where nothing moves
     roll = series.rolling(window)
-    return (roll.mean() / roll.std().where(lambda s: s > 1e-12)).dropna() * periods**.5
+    return (roll.mean() / roll.std().where(lambda s: s > 1e-12)).dropna() * periods**0.5
 
 # %% ../nbs/06b_figures.ipynb #ffcb6adb
 @_style()
 def rolling_sharpe_figure(
-    returns:Mapping, # name -> Series of returns per session, as fractions
-    window:int|None=None, # trailing sessions; None = a year of them
-    title:str="Rolling Sharpe ratio, net of cost", # what is seen
-    periods:float|None=None, # per year; None = counted from the dates
-)->Picture: # one curve per strategy, over the band of a strategy without skill
+    returns: Mapping,  # name -> Series of returns per session, as fractions
+    window: int | None = None,  # trailing sessions; None = a year of them
+    title: str = "Rolling Sharpe ratio, net of cost",  # what is seen
+    periods: float | None = None,  # per year; None = counted from the dates
+) -> Picture:  # one curve per strategy, over the band of a strategy without skill
     "Trailing annualised Sharpe ratios of several strategies."
     strategies = _strategies(returns)
     periods = _per_year(strategies, periods)
@@ -311,70 +338,92 @@ def rolling_sharpe_figure(
     curves = {name: curve for name, curve in curves.items() if len(curve)}
     if not curves:
         longest = max(map(len, strategies.values()))
-        raise FigureError(f"no trailing Sharpe ratio to draw: {longest} sessions, window {window}; "
-                          "pass a smaller window")
+        raise FigureError(
+            f"no trailing Sharpe ratio to draw: {longest} sessions, window {window}; "
+            "pass a smaller window"
+        )
     figure, (ax,) = _picture(title)
-    band = (periods / window) ** .5
-    ax.axhspan(-band, band, color="#000000", alpha=.07, linewidth=0)
-    ax.axhline(0, color=MUTED, linewidth=.8)
+    band = (periods / window) ** 0.5
+    ax.axhspan(-band, band, color="#000000", alpha=0.07, linewidth=0)
+    ax.axhline(0, color=MUTED, linewidth=0.8)
     lines = _curves(ax, curves)
-    _note(ax, f"annualised, over the last {window} sessions; "
-              f"grey: no skill, ±1 standard error (±{band:.2f})")
+    _note(
+        ax,
+        f"annualised, over the last {window} sessions; "
+        f"grey: no skill, ±1 standard error (±{band:.2f})",
+    )
     labels = [f"{name}  {curve.iloc[-1]:+.2f} now" for name, curve in curves.items()]
     _legend(figure, list(lines.values()), labels)
     return figure
 
 # %% ../nbs/06b_figures.ipynb #d8247914
 _LONG_SHORT = sns.blend_palette(
-    ["#D55E00", "#F6C9A8", "#FFFFFF", "#A8CDE4", "#0072B2"], as_cmap=True)
+    ["#D55E00", "#F6C9A8", "#FFFFFF", "#A8CDE4", "#0072B2"], as_cmap=True
+)
 
 
 def _exposure(
-    ax, # upper panel
-    weights:pd.DataFrame, # sessions x symbols
-)->tuple: # handles and labels of the legend
+    ax,  # upper panel
+    weights: pd.DataFrame,  # sessions x symbols
+) -> tuple:  # handles and labels of the legend
     total = {"gross": weights.abs().sum(axis=1), "net": weights.sum(axis=1)}
-    lines = [ax.plot(weights.index, total["gross"], color=INK, linewidth=1.2)[0],
-             ax.plot(weights.index, total["net"], color=PALETTE[0], linewidth=1.2)[0]]
-    ax.axhline(0, color=MUTED, linewidth=.8)
+    lines = [
+        ax.plot(weights.index, total["gross"], color=INK, linewidth=1.2)[0],
+        ax.plot(weights.index, total["net"], color=PALETTE[0], linewidth=1.2)[0],
+    ]
+    ax.axhline(0, color=MUTED, linewidth=0.8)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}x"))
     return lines, [f"{name}  {value.mean():.2f}x mean" for name, value in total.items()]
 
 # %% ../nbs/06b_figures.ipynb #248fe315
 @_style()
 def weights_figure(
-    weights:pd.DataFrame, # sessions x symbols, fractions of equity; NaN is left blank
-    title:str="Weights held", # what is seen
-)->Picture: # exposure above, one row of colour per symbol below
+    weights: pd.DataFrame,  # sessions x symbols, fractions of equity; NaN is left blank
+    title: str = "Weights held",  # what is seen
+) -> Picture:  # exposure above, one row of colour per symbol below
     "The weights of a portfolio over time, and its gross and net exposure."
     if weights.empty:
         raise FigureError("no weights to draw: the frame has no session or no symbol")
     n = weights.shape[1]
-    figure, (above, below) = _picture(title, 2.6 + max(1.2, .17 * n), (1, max(.9, .12 * n)))
+    figure, (above, below) = _picture(title, 2.6 + max(1.2, 0.17 * n), (1, max(0.9, 0.12 * n)))
     _legend(figure, *_exposure(above, weights))
     _note(above, "multiple of equity; below: blue = long, orange = short, in % of equity")
-    top = 100 * max(np.nanquantile(np.abs(weights.to_numpy()), .995), 1e-6)
-    mesh = below.pcolormesh(_edges(weights.index), np.arange(n + 1), 100 * weights.to_numpy().T,
-                            cmap=_LONG_SHORT, vmin=-top, vmax=top, rasterized=True)
-    below.set_yticks(np.arange(n) + .5, map(str, weights.columns), fontsize=9 if n < 30 else 6.5)
+    top = 100 * max(np.nanquantile(np.abs(weights.to_numpy()), 0.995), 1e-6)
+    mesh = below.pcolormesh(
+        _edges(weights.index),
+        np.arange(n + 1),
+        100 * weights.to_numpy().T,
+        cmap=_LONG_SHORT,
+        vmin=-top,
+        vmax=top,
+        rasterized=True,
+    )
+    below.set_yticks(np.arange(n) + 0.5, map(str, weights.columns), fontsize=9 if n < 30 else 6.5)
     below.invert_yaxis()
     below.grid(False)
     below.tick_params(left=False)
-    figure.colorbar(mesh, ax=below, pad=.01, aspect=max(15, 1.2 * n), extend="both", extendfrac=.03,
-                    format="%g %%")
+    figure.colorbar(
+        mesh,
+        ax=below,
+        pad=0.01,
+        aspect=max(15, 1.2 * n),
+        extend="both",
+        extendfrac=0.03,
+        format="%g %%",
+    )
     _time_axis(below, weights.index)
     return figure
 
 # %% ../nbs/06b_figures.ipynb #06939d8a
 def _histogram(
-    ax, # left panel
-    pit:np.ndarray, # quantiles in [0, 1]
-    bins:int, # number of bars
-)->None:
+    ax,  # left panel
+    pit: np.ndarray,  # quantiles in [0, 1]
+    bins: int,  # number of bars
+) -> None:
     height = np.histogram(pit, bins, (0, 1))[0] * bins / len(pit)
-    half = 1.96 * ((bins - 1) / len(pit)) ** .5
-    ax.bar((np.arange(bins) + .5) / bins, height, .92 / bins, color=PALETTE[5])
-    ax.axhspan(1 - half, 1 + half, color=INK, alpha=.13, linewidth=0)
+    half = 1.96 * ((bins - 1) / len(pit)) ** 0.5
+    ax.bar((np.arange(bins) + 0.5) / bins, height, 0.92 / bins, color=PALETTE[5])
+    ax.axhspan(1 - half, 1 + half, color=INK, alpha=0.13, linewidth=0)
     ax.axhline(1, color=INK, linewidth=1)
     ax.set(xlim=(0, 1), xlabel="quantile of the outcome under its forecast (PIT)")
     ax.set_ylim(0, max(1.3, 1.08 * height.max()))
@@ -383,41 +432,58 @@ def _histogram(
 
 # %% ../nbs/06b_figures.ipynb #ab741416
 def _coverage(
-    ax, # right panel
-    pit:np.ndarray, # quantiles in [0, 1]
-)->None:
+    ax,  # right panel
+    pit: np.ndarray,  # quantiles in [0, 1]
+) -> None:
     nominal = np.linspace(0, 1, 101)
     depth = np.sort(np.abs(2 * pit - 1))
     observed = np.searchsorted(depth, nominal, side="right") / len(pit)
-    half = 1.96 * (nominal * (1 - nominal) / len(pit)) ** .5
-    ax.fill_between(100 * nominal, 100 * (nominal - half), 100 * (nominal + half), color=INK,
-                    alpha=.13, linewidth=0)
+    half = 1.96 * (nominal * (1 - nominal) / len(pit)) ** 0.5
+    ax.fill_between(
+        100 * nominal,
+        100 * (nominal - half),
+        100 * (nominal + half),
+        color=INK,
+        alpha=0.13,
+        linewidth=0,
+    )
     ax.plot([0, 100], [0, 100], color=INK, linewidth=1)
     ax.plot(100 * nominal, 100 * observed, color=PALETTE[0], linewidth=2)
     rows = [f"{p} % interval held {100 * observed[p]:.1f} %" for p in (50, 80, 90, 95)]
-    ax.text(98, 3, "\n".join(rows), ha="right", va="bottom", fontsize=9.5, linespacing=1.5,
-            bbox=dict(facecolor="white", edgecolor="none", pad=2))
+    ax.text(
+        98,
+        3,
+        "\n".join(rows),
+        ha="right",
+        va="bottom",
+        fontsize=9.5,
+        linespacing=1.5,
+        bbox=dict(facecolor="white", edgecolor="none", pad=2),
+    )
     ax.set(xlim=(0, 100), ylim=(0, 100), xlabel="announced coverage of the central interval, %")
     _note(ax, "observed coverage, %; line: a calibrated law")
 
 # %% ../nbs/06b_figures.ipynb #bdf8cf36
 @_style()
 def calibration_figure(
-    pit:np.ndarray, # quantiles of the outcomes under their forecasts, any shape; NaN is left out
-    title:str="Calibration of the predictive law", # what is seen
-    bins:int=20, # bars of the histogram
-)->Picture: # PIT histogram on the left, coverage of central intervals on the right
+    pit: np.ndarray,  # quantiles of the outcomes under their forecasts, any shape; NaN is left out
+    title: str = "Calibration of the predictive law",  # what is seen
+    bins: int = 20,  # bars of the histogram
+) -> Picture:  # PIT histogram on the left, coverage of central intervals on the right
     "Whether announced probabilities were kept."
     pit = np.asarray(pit, float).ravel()
     pit = pit[~np.isnan(pit)]
     if not len(pit) or pit.min() < 0 or pit.max() > 1:
         span = f"[{pit.min():.3g}, {pit.max():.3g}]" if len(pit) else "nothing"
-        raise FigureError(f"pit holds {span}, needs quantiles in [0, 1]: pass the forecast's "
-                          "distribution function at the outcomes")
+        raise FigureError(
+            f"pit holds {span}, needs quantiles in [0, 1]: pass the forecast's "
+            "distribution function at the outcomes"
+        )
     figure = Picture(figsize=(9, 3.9), layout="constrained")
-    figure.get_layout_engine().set(h_pad=.06, w_pad=.1)
-    figure.suptitle(f"{title} ({len(pit):,} outcomes)", x=.012, ha="left", fontsize=12.5,
-                    fontweight="bold")
+    figure.get_layout_engine().set(h_pad=0.06, w_pad=0.1)
+    figure.suptitle(
+        f"{title} ({len(pit):,} outcomes)", x=0.012, ha="left", fontsize=12.5, fontweight="bold"
+    )
     left, right = figure.subplots(1, 2)
     _histogram(left, pit, bins)
     _coverage(right, pit)
@@ -426,10 +492,10 @@ def calibration_figure(
 # %% ../nbs/06b_figures.ipynb #65d9bcb5
 @_style()
 def importance_figure(
-    importance:pd.Series|pd.DataFrame, # by feature; a frame has one row per seed or fold
-    title:str="What the model looks at", # what is seen
-    top:int=25, # features shown, the largest first
-)->Picture: # horizontal bars, with ±1 standard deviation over the rows where there are several
+    importance: pd.Series | pd.DataFrame,  # by feature; a frame has one row per seed or fold
+    title: str = "What the model looks at",  # what is seen
+    top: int = 25,  # features shown, the largest first
+) -> Picture:  # horizontal bars, with ±1 standard deviation over the rows where there are several
     "Feature importances as shares of their sum, the largest first."
     rows = importance.to_frame().T if isinstance(importance, pd.Series) else importance
     used = rows.columns[(rows > 0).any()]  # a feature that was never observed has no share
@@ -439,68 +505,87 @@ def importance_figure(
     rows = rows.div(rows.sum(axis=1), axis=0)
     mean = rows.mean().sort_values(ascending=False)[:top]
     spread = rows.std()[mean.index] if len(rows) > 1 else None
-    figure, (ax,) = _picture(title, 1.3 + .24 * len(mean))
-    ax.barh(range(len(mean)), mean, color=PALETTE[0], height=.72, xerr=spread, ecolor=INK,
-            error_kw=dict(elinewidth=1.1, capsize=2.5))
+    figure, (ax,) = _picture(title, 1.3 + 0.24 * len(mean))
+    ax.barh(
+        range(len(mean)),
+        mean,
+        color=PALETTE[0],
+        height=0.72,
+        xerr=spread,
+        ecolor=INK,
+        error_kw=dict(elinewidth=1.1, capsize=2.5),
+    )
     ax.set_yticks(range(len(mean)), map(str, mean.index), color=INK)
-    ax.set_ylim(len(mean) - .4, -.6)
+    ax.set_ylim(len(mean) - 0.4, -0.6)
     ax.grid(False, axis="y")
     ax.axvline(1 / len(used), color=PALETTE[1], linewidth=1.4, linestyle="--")
-    _note(ax, f"weight of the variable selection; dashed: equal shares of the {len(used)} observed"
-          + (f"; bars: ±1 standard deviation over {len(rows)} runs" if spread is not None else "")
-          + (f"\nnever observed: {_listed(blank)}" if len(blank) else ""))
+    _note(
+        ax,
+        f"weight of the variable selection; dashed: equal shares of the {len(used)} observed"
+        + (f"; bars: ±1 standard deviation over {len(rows)} runs" if spread is not None else "")
+        + (f"\nnever observed: {_listed(blank)}" if len(blank) else ""),
+    )
     return figure
 
 
 def _listed(
-    names:pd.Index, # at least one
-)->str: # the first three and how many more
+    names: pd.Index,  # at least one
+) -> str:  # the first three and how many more
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(map(str, names[:3])) + more
 
 # %% ../nbs/06b_figures.ipynb #29a38c69
 def regime_colors(
-    k:int, # number of regimes
-)->list: # k rgb tuples, from slow (blue) to fast (orange)
+    k: int,  # number of regimes
+) -> list:  # k rgb tuples, from slow (blue) to fast (orange)
     "Colours of regimes, in the order of their speed."
     return [tuple(c) for c in sns.blend_palette([PALETTE[0], "#D9D9D9", PALETTE[1]], max(k, 2))[:k]]
 
 
 def _shade(
-    ax, # price axes
-    regime:pd.DataFrame, # sessions x k, weights
-)->None:
+    ax,  # price axes
+    regime: pd.DataFrame,  # sessions x k, weights
+) -> None:
     colour = np.clip(regime.to_numpy() @ np.array(regime_colors(regime.shape[1])), 0, 1)  # (l, 3)
-    ax.pcolormesh(_edges(regime.index), [0, 1], colour[None], transform=ax.get_xaxis_transform(),
-                  alpha=.38, rasterized=True, zorder=0)
+    ax.pcolormesh(
+        _edges(regime.index),
+        [0, 1],
+        colour[None],
+        transform=ax.get_xaxis_transform(),
+        alpha=0.38,
+        rasterized=True,
+        zorder=0,
+    )
     ax.grid(False)
 
 
 def _price_axis(
-    ax, # price axes
-    price:pd.Series, # by session; back-adjusted ones may be negative
-)->None:
+    ax,  # price axes
+    price: pd.Series,  # by session; back-adjusted ones may be negative
+) -> None:
     low, high = price.min(), price.max()
     if low > 0:
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         ax.yaxis.set_minor_locator(NullLocator())
-        ax.set_ylim(low * (low / high) ** .06, high * (high / low) ** .06 + 1e-12)
+        ax.set_ylim(low * (low / high) ** 0.06, high * (high / low) ** 0.06 + 1e-12)
     else:
-        ax.set_ylim(low - .06 * (high - low) - 1e-12, high + .06 * (high - low) + 1e-12)
+        ax.set_ylim(low - 0.06 * (high - low) - 1e-12, high + 0.06 * (high - low) + 1e-12)
 
 # %% ../nbs/06b_figures.ipynb #049b34d5
 @_style()
 def regime_figure(
-    price:pd.Series, # price or compounded level by session
-    regime:pd.DataFrame, # sessions x k; the weights of a row sum to 1
-    title:str="", # what is seen; names the price by default
-)->Picture: # the price over the mixture's colour above, the weights below
+    price: pd.Series,  # price or compounded level by session
+    regime: pd.DataFrame,  # sessions x k; the weights of a row sum to 1
+    title: str = "",  # what is seen; names the price by default
+) -> Picture:  # the price over the mixture's colour above, the weights below
     "The regimes a model sees, under the price."
     both = price.dropna().index.intersection(regime.dropna().index)
     if both.empty:
-        raise FigureError(f"price ({len(price)} sessions) and regime ({len(regime)}) share no "
-                          "session with both: pass the same dates")
+        raise FigureError(
+            f"price ({len(price)} sessions) and regime ({len(regime)}) share no "
+            "session with both: pass the same dates"
+        )
     price, regime = price[both], regime.loc[both]
     title = title or f"Regimes of {price.name or 'the price'}"
     figure, (above, below) = _picture(title, 5, (2.2, 1))
@@ -509,8 +594,13 @@ def regime_figure(
     _price_axis(above, price)
     above.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
     _note(above, f"price{', log scale' if price.min() > 0 else ''}; colour: the mixture of regimes")
-    layers = below.stackplot(both, 100 * regime.to_numpy().T, colors=regime_colors(regime.shape[1]),
-                             alpha=.85, linewidth=0)
+    layers = below.stackplot(
+        both,
+        100 * regime.to_numpy().T,
+        colors=regime_colors(regime.shape[1]),
+        alpha=0.85,
+        linewidth=0,
+    )
     below.set(ylim=(0, 100), ylabel="weight, %")
     _time_axis(below, both)
     shares = [f"{str(n).replace('_', ' ')}  {100 * regime[n].mean():.0f} %" for n in regime]
@@ -519,45 +609,62 @@ def regime_figure(
 
 # %% ../nbs/06b_figures.ipynb #28eb4309
 def _coverage_groups(
-    ax, # one panel
-    rows:pd.DataFrame, # one horizon: regime, nominal, actual, se
-    colors:dict, # regime -> colour
-)->list: # one handle per regime
+    ax,  # one panel
+    rows: pd.DataFrame,  # one horizon: regime, nominal, actual, se
+    colors: dict,  # regime -> colour
+) -> list:  # one handle per regime
     levels, handles = sorted(rows["nominal"].unique()), []
-    step = .72 / max(len(colors), 1)
+    step = 0.72 / max(len(colors), 1)
     for i, (name, color) in enumerate(colors.items()):
         part = rows[rows["regime"] == name]
         place = np.searchsorted(levels, part["nominal"]) + (i - (len(colors) - 1) / 2) * step
         gap = 100 * (part["actual"] - part["nominal"]).to_numpy()
         size, bar = 6.5 if name == "all" else 5, 196 * part["se"].to_numpy()
-        handles.append(ax.errorbar(place, np.where(bar >= 0, gap, np.nan), bar, fmt="o",
-                                   color=color, markersize=size, elinewidth=1.5))
-        ax.plot(place, np.where(bar >= 0, np.nan, gap), "o", color=color, markersize=size,
-                markerfacecolor="white")                    # too little is known for an error
+        handles.append(
+            ax.errorbar(
+                place,
+                np.where(bar >= 0, gap, np.nan),
+                bar,
+                fmt="o",
+                color=color,
+                markersize=size,
+                elinewidth=1.5,
+            )
+        )
+        ax.plot(
+            place,
+            np.where(bar >= 0, np.nan, gap),
+            "o",
+            color=color,
+            markersize=size,
+            markerfacecolor="white",
+        )  # too little is known for an error
     ax.axhline(0, color=INK, linewidth=1)
     ax.set_xticks(range(len(levels)), [f"{100 * v:g} %" for v in levels])
-    ax.set(xlim=(-.55, len(levels) - .45), xlabel="announced")
+    ax.set(xlim=(-0.55, len(levels) - 0.45), xlabel="announced")
     ax.grid(False, axis="x")
     return handles
 
 # %% ../nbs/06b_figures.ipynb #69b1043b
 @_style()
 def coverage_figure(
-    table:pd.DataFrame, # horizon, regime ('all' or a name), nominal, actual, se; shares in [0, 1]
-    title:str="Coverage of central intervals", # what is seen
-)->Picture: # one panel per horizon; bars: ±1.96 standard errors, hollow: too few sessions for one
+    table: pd.DataFrame,  # horizon, regime ('all' or a name), nominal, actual, se; shares in [0, 1]
+    title: str = "Coverage of central intervals",  # what is seen
+) -> (
+    Picture
+):  # one panel per horizon; bars: ±1.96 standard errors, hollow: too few sessions for one
     "Actual less announced coverage, overall and by regime."
     if table.empty or table["actual"].isna().all():
         raise FigureError("no coverage to draw: pass the frame of a coverage table")
     names = [n for n in table["regime"].unique() if n != "all"]
     colors = {"all": INK} if (table["regime"] == "all").any() else {}
     shades = np.array(regime_colors(len(names)) if names else ())
-    dark = lambda c: c * .7 if c.min() > .7 else c          # a pale dot would be lost
+    dark = lambda c: c * 0.7 if c.min() > 0.7 else c  # a pale dot would be lost
     colors |= {n: dark(c) for n, c in zip(names, shades)}
     horizons = table["horizon"].unique().tolist()
     figure = Picture(figsize=(9, 3.9), layout="constrained")
-    figure.get_layout_engine().set(h_pad=.06, w_pad=.08)
-    figure.suptitle(title, x=.012, ha="left", fontsize=12.5, fontweight="bold")
+    figure.get_layout_engine().set(h_pad=0.06, w_pad=0.08)
+    figure.suptitle(title, x=0.012, ha="left", fontsize=12.5, fontweight="bold")
     axes = figure.subplots(1, len(horizons), sharey=True, squeeze=False)[0]
     for ax, h in zip(axes, horizons):
         handles = _coverage_groups(ax, table[table["horizon"] == h], colors)
@@ -566,22 +673,22 @@ def coverage_figure(
     reach = 100 * ((table["actual"] - table["nominal"]).abs() + 1.96 * table["se"].fillna(0)).max()
     reach = min(max(1.15 * reach, 2), 25)
     axes[0].set(ylim=(-reach, reach), ylabel="held less announced, points of %")
-    axes[0].text(.03, .98, "too wide", transform=axes[0].transAxes, va="top", color=MUTED)
-    axes[0].text(.03, .02, "too narrow", transform=axes[0].transAxes, color=MUTED)
+    axes[0].text(0.03, 0.98, "too wide", transform=axes[0].transAxes, va="top", color=MUTED)
+    axes[0].text(0.03, 0.02, "too narrow", transform=axes[0].transAxes, color=MUTED)
     _legend(figure, handles, [str(n).replace("_", " ") for n in colors])
     return figure
 
 # %% ../nbs/06b_figures.ipynb #64236419
 def _kept_ground(
-    ax, # square axes in %
-    base:float, # actual share of rises, %
-    low:float, # of the axes
-    high:float,
-)->None:
+    ax,  # square axes in %
+    base: float,  # actual share of rises, %
+    low: float,  # of the axes
+    high: float,
+) -> None:
     x = np.array([low, base, high])
-    half = (x + base) / 2                                   # halfway between diagonal and base rate
-    ax.fill_between(x[1:], half[1:], high, color=INK, alpha=.07, linewidth=0)
-    ax.fill_between(x[:2], low, half[:2], color=INK, alpha=.07, linewidth=0)
+    half = (x + base) / 2  # halfway between diagonal and base rate
+    ax.fill_between(x[1:], half[1:], high, color=INK, alpha=0.07, linewidth=0)
+    ax.fill_between(x[:2], low, half[:2], color=INK, alpha=0.07, linewidth=0)
     ax.plot([low, high], [low, high], color=INK, linewidth=1)
     ax.axhline(base, color=MUTED, linewidth=1, linestyle="--")
     ax.text(high, base, f" all days {base:.1f}", va="center", color=MUTED, clip_on=False)
@@ -589,9 +696,9 @@ def _kept_ground(
 # %% ../nbs/06b_figures.ipynb #f1ed3130
 @_style()
 def reliability_figure(
-    tables:pd.DataFrame|Mapping, # probability, frequency, se, outcomes; or name -> such a frame
-    title:str="Was the announced direction kept?", # what is seen
-)->Picture: # bars: ±1.96 standard errors
+    tables: pd.DataFrame | Mapping,  # probability, frequency, se, outcomes; or name -> such a frame
+    title: str = "Was the announced direction kept?",  # what is seen
+) -> Picture:  # bars: ±1.96 standard errors
     "Actual frequency of rises against the announced probability."
     named = tables if isinstance(tables, Mapping) else {"": tables}
     whole = pd.concat(list(named.values())) if named else pd.DataFrame()
@@ -599,16 +706,25 @@ def reliability_figure(
         raise FigureError("no reliability to draw: pass a frame of bins")
     base = 100 * np.average(whole["frequency"], weights=whole["outcomes"])
     errors = 1.96 * whole["se"].fillna(0)
-    low, high = (100 * f([whole["probability"], whole["frequency"] - s * errors])
-                 for f, s in ((np.min, 1), (np.max, -1)))
+    low, high = (
+        100 * f([whole["probability"], whole["frequency"] - s * errors])
+        for f, s in ((np.min, 1), (np.max, -1))
+    )
     low, high = max(low - 1, 0), min(high + 1, 100)
     figure = Picture(figsize=(6.2 if len(named) == 1 else 7.4, 5.2), layout="constrained")
-    figure.suptitle(title, x=.012, ha="left", fontsize=12.5, fontweight="bold")
+    figure.suptitle(title, x=0.012, ha="left", fontsize=12.5, fontweight="bold")
     ax = figure.subplots()
     _kept_ground(ax, base, low, high)
-    dots = [ax.errorbar(100 * t["probability"], 100 * t["frequency"], 196 * t["se"], marker="o",
-                        **strategy_styles([name])[name] | dict(linewidth=1, elinewidth=1.4))
-            for name, t in named.items()]
+    dots = [
+        ax.errorbar(
+            100 * t["probability"],
+            100 * t["frequency"],
+            196 * t["se"],
+            marker="o",
+            **strategy_styles([name])[name] | dict(linewidth=1, elinewidth=1.4),
+        )
+        for name, t in named.items()
+    ]
     ax.set(xlim=(low, high), ylim=(low, high), aspect="equal", xlabel="announced, %", anchor="W")
     _note(ax, "actual share of rises, %; line: kept, shaded: better than the base rate")
     if len(named) > 1:
@@ -617,24 +733,24 @@ def reliability_figure(
 
 # %% ../nbs/06b_figures.ipynb #2e02b377
 def _by_lag(
-    weights:np.ndarray, # (l, l), row reads column
-)->np.ndarray: # (l,) mean weight given to the session 0, 1, 2, ... before, of rows that have it
+    weights: np.ndarray,  # (l, l), row reads column
+) -> np.ndarray:  # (l,) mean weight given to the session 0, 1, 2, ... before, of rows that have it
     reads = weights.sum(1) > 0  # a row that can see nothing has no distances
     total = [np.diagonal(weights, -lag).sum() for lag in range(len(weights))]
     return np.array(total) / np.maximum([reads[lag:].sum() for lag in range(len(weights))], 1)
 
 
 def _mean_distance(
-    weights:np.ndarray, # (l, l), row reads column
-)->float: # sessions; every distance counts by its mean weight in the rows that have it
+    weights: np.ndarray,  # (l, l), row reads column
+) -> float:  # sessions; every distance counts by its mean weight in the rows that have it
     profile = _by_lag(weights)
     return float(profile @ np.arange(len(profile)) / max(profile.sum(), 1e-12))
 
 
 def _map(
-    ax, # panel of one head
-    weights:np.ndarray, # (l, l)
-    norm:PowerNorm, # shared by the heads
+    ax,  # panel of one head
+    weights: np.ndarray,  # (l, l)
+    norm: PowerNorm,  # shared by the heads
 ):
     seen = np.ma.masked_where(weights <= 0, weights)  # tomorrow and beyond the window: blank
     image = ax.imshow(seen, cmap="mako_r", norm=norm, interpolation="nearest", aspect="equal")
@@ -643,9 +759,9 @@ def _map(
 
 
 def _session_ticks(
-    axes:Iterable, # panels whose two axes are sessions
-    sessions:pd.Index, # l names
-)->None:
+    axes: Iterable,  # panels whose two axes are sessions
+    sessions: pd.Index,  # l names
+) -> None:
     at = np.unique(np.linspace(0, len(sessions) - 1, 5).round().astype(int)[1:4:2])
     dated = isinstance(sessions, pd.DatetimeIndex)
     names = [f"{sessions[i]:%d %b\n%Y}" if dated else str(sessions[i]) for i in at]
@@ -657,30 +773,37 @@ def _session_ticks(
 
 # %% ../nbs/06b_figures.ipynb #2200683e
 def _lag_panel(
-    ax, # lower panel
-    heads:np.ndarray, # (head, l, l)
-)->None:
+    ax,  # lower panel
+    heads: np.ndarray,  # (head, l, l)
+) -> None:
     profiles = np.array([_by_lag(w) for w in heads])  # (head, l)
     reach = max(2, profiles.shape[1])
     for i, profile in enumerate(profiles):
-        ax.plot(100 * profile, color=PALETTE[i % len(PALETTE)], linewidth=1.6,
-                linestyle="-" if i < len(PALETTE) else "--")
+        ax.plot(
+            100 * profile,
+            color=PALETTE[i % len(PALETTE)],
+            linewidth=1.6,
+            linestyle="-" if i < len(PALETTE) else "--",
+        )
     ax.set(xlabel="sessions back", ylim=(0, None))
-    ax.set_xscale("symlog", linthresh=1, linscale=.3)
+    ax.set_xscale("symlog", linthresh=1, linscale=0.3)
     ax.set_xticks(ticks := [t for t in (0, 1, 2, 5, 10, 21, 63, 126, 252, 504) if t < reach], ticks)
     ax.set_xlim(0, reach - 1)
     ax.xaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g} %"))
-    _note(ax, "mean weight by distance in the rows that reach so far back, %; numbers in the "
-              "legend: mean distance, sessions")
+    _note(
+        ax,
+        "mean weight by distance in the rows that reach so far back, %; numbers in the "
+        "legend: mean distance, sessions",
+    )
 
 # %% ../nbs/06b_figures.ipynb #37885dad
 @_style()
 def attention_figure(
-    weights:np.ndarray, # (l, l) or (head, l, l); rows sum to 1
-    sessions:pd.Index|None=None, # l names of the sessions; numbers by default
-    title:str="Which sessions the memory reads", # what is seen
-)->Picture: # a map per head above, the mean weight by distance below
+    weights: np.ndarray,  # (l, l) or (head, l, l); rows sum to 1
+    sessions: pd.Index | None = None,  # l names of the sessions; numbers by default
+    title: str = "Which sessions the memory reads",  # what is seen
+) -> Picture:  # a map per head above, the mean weight by distance below
     "Attention maps, and how far back each head looks."
     heads = np.asarray(weights, float)
     heads = heads[None] if heads.ndim == 2 else heads
@@ -691,26 +814,27 @@ def attention_figure(
         raise FigureError(f"{len(sessions)} session names for maps of {heads.shape[1]} sessions")
     figure, above, below = _attention_panels(len(heads), title)
     positive = heads[heads > 0]
-    norm = PowerNorm(.5, 0, np.quantile(positive, .995) if len(positive) else 1)
+    norm = PowerNorm(0.5, 0, np.quantile(positive, 0.995) if len(positive) else 1)
     images = [_map(ax, w, norm) for ax, w in zip(above, heads)]
     _session_ticks(above, sessions)
-    figure.colorbar(images[0], ax=above, pad=.01, aspect=20, extend="max", label="weight",
-                    shrink=.8)
+    figure.colorbar(
+        images[0], ax=above, pad=0.01, aspect=20, extend="max", label="weight", shrink=0.8
+    )
     _lag_panel(below, heads)
     _name_heads(figure, above, below, heads)
     return figure
 
 # %% ../nbs/06b_figures.ipynb #d8af71b0
 def _attention_panels(
-    n:int, # number of heads
-    title:str, # what is seen
-)->tuple: # figure, the panels of the heads, the panel of distances
+    n: int,  # number of heads
+    title: str,  # what is seen
+) -> tuple:  # figure, the panels of the heads, the panel of distances
     columns = min(n, 4)
     rows = -(-n // columns)
     tall = {1: 4.2, 2: 3.6, 3: 2.8}.get(columns, 2.25)
     figure = Picture(figsize=(9, rows * tall + 2.4), layout="constrained")
-    figure.get_layout_engine().set(h_pad=.06, w_pad=.06)
-    figure.suptitle(title, x=.012, ha="left", fontsize=12.5, fontweight="bold")
+    figure.get_layout_engine().set(h_pad=0.06, w_pad=0.06)
+    figure.suptitle(title, x=0.012, ha="left", fontsize=12.5, fontweight="bold")
     upper, lower = figure.subfigures(2, 1, height_ratios=(rows * tall, 1.8))
     above = upper.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for ax in above[n:]:
@@ -719,11 +843,11 @@ def _attention_panels(
 
 # %% ../nbs/06b_figures.ipynb #72bfd51c
 def _name_heads(
-    figure:Figure, # gets the legend
-    above:list, # panels of the heads
-    below, # panel of distances
-    heads:np.ndarray, # (head, l, l)
-)->None:
+    figure: Figure,  # gets the legend
+    above: list,  # panels of the heads
+    below,  # panel of distances
+    heads: np.ndarray,  # (head, l, l)
+) -> None:
     mean = [_mean_distance(w) for w in heads]
     for i, ax in enumerate(above):
         _note(ax, f"head {i + 1}")
@@ -737,19 +861,21 @@ def _name_heads(
 # %% ../nbs/06b_figures.ipynb #1132a256
 @_style()
 def learning_figure(
-    runs:dict, # name -> list of frames by epoch with the columns train, valid (losses)
-    title:str="How the networks learned", # what is seen
-)->Picture: # one panel per name; a dot: lowest validation loss
+    runs: dict,  # name -> list of frames by epoch with the columns train, valid (losses)
+    title: str = "How the networks learned",  # what is seen
+) -> Picture:  # one panel per name; a dot: lowest validation loss
     "Training and validation loss of every run, epoch by epoch."
     if not runs or not all(len(frames) for frames in runs.values()):
         raise FigureError("no learning curve to draw: pass at least one frame for every name")
     figure = Picture(figsize=(9, 3.4), layout="constrained")
-    figure.suptitle(title, x=.012, ha="left", fontsize=12.5, fontweight="bold")
+    figure.suptitle(title, x=0.012, ha="left", fontsize=12.5, fontweight="bold")
     axes = figure.subplots(1, len(runs), squeeze=False)[0]
     for ax, (name, frames) in zip(axes, runs.items()):
         for frame in frames:
-            train, = ax.plot(frame.index, frame["train"], color=MUTED, linewidth=.9, alpha=.6)
-            valid, = ax.plot(frame.index, frame["valid"], color=PALETTE[0], linewidth=1.1, alpha=.8)
+            (train,) = ax.plot(frame.index, frame["train"], color=MUTED, linewidth=0.9, alpha=0.6)
+            (valid,) = ax.plot(
+                frame.index, frame["valid"], color=PALETTE[0], linewidth=1.1, alpha=0.8
+            )
             best = frame["valid"].idxmin()
             ax.plot(best, frame["valid"][best], "o", color=PALETTE[0], markersize=4)
         _note(ax, f"{name}, {len(frames)} run{'s' * (len(frames) > 1)}")

@@ -23,8 +23,10 @@ from .attention import CONTROLS, AttentionCache, WindowedAttention
 # %% ../nbs/04_hybrid.ipynb #d3236cef
 class PoolCache(NamedTuple):
     "The last 20 rows of features, zero where not observed, and what was observed"
-    x: Tensor     # (b, 20, f)
+
+    x: Tensor  # (b, 20, f)
     seen: Tensor  # (b, 20, f), 1 or 0
+
 
 def _sums(x):
     "Sums over the last 5 and the last 21 rows, from the 21st row on"
@@ -34,16 +36,19 @@ def _sums(x):
     sixteen = eight[:, 8:] + eight[:, :-8]
     return four[:, 17:] + x[:, 16:-4], sixteen[:, 5:] + four[:, 1:-16] + x[:, :-20]
 
-def _last_sums(x): return x[:, -5:].sum(1, keepdim=True), x.sum(1, keepdim=True)  # of 21 rows
+
+def _last_sums(x):
+    return x[:, -5:].sum(1, keepdim=True), x.sum(1, keepdim=True)  # of 21 rows
 
 # %% ../nbs/04_hybrid.ipynb #64218eb6
 def multi_scale(
-    x:Tensor, # features, zero where not observed (b, l, f)
-    seen:Tensor, # 1 where observed, else 0 (b, l, f)
-    cache:PoolCache|None=None, # rows before the first; None = none observed
-)->tuple[Tensor, Tensor, PoolCache]: # means over a week and a month (b, l, f), next cache
+    x: Tensor,  # features, zero where not observed (b, l, f)
+    seen: Tensor,  # 1 where observed, else 0 (b, l, f)
+    cache: PoolCache | None = None,  # rows before the first; None = none observed
+) -> tuple[Tensor, Tensor, PoolCache]:  # means over a week and a month (b, l, f), next cache
     "Causal means of each feature over those of the last 5 and 21 sessions that observed it"
-    if cache is None: cache = PoolCache(*x.new_zeros(2, x.shape[0], 20, x.shape[2]))
+    if cache is None:
+        cache = PoolCache(*x.new_zeros(2, x.shape[0], 20, x.shape[2]))
     l = x.shape[1]
     x, seen = torch.cat([cache.x, x], 1), torch.cat([cache.seen, seen], 1)  # (b, 20 + l, f)
     sums = _sums if l > 1 else _last_sums
@@ -53,48 +58,56 @@ def multi_scale(
 # %% ../nbs/04_hybrid.ipynb #4f374172
 class VariableSelection(nn.Module):
     "One soft gate per feature and session, over its value, its means, its presence or its absence"
-    def __init__(self,
-        input_dim:int, # features f
-        dim:int, # width d of the embedding
+
+    def __init__(
+        self,
+        input_dim: int,  # features f
+        dim: int,  # width d of the embedding
     ):
         super().__init__()
         self.gate = nn.Linear(2 * input_dim, input_dim)
         self.embed = nn.Linear(5 * input_dim, dim, bias=False)  # w, c, a, w5, w21
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
-        nn.init.normal_(self.embed.weight, std=(3 * input_dim) ** -.5)
-        with torch.no_grad(): self.embed.weight[:, 3 * input_dim:] *= .1  # the means
+        nn.init.normal_(self.embed.weight, std=(3 * input_dim) ** -0.5)
+        with torch.no_grad():
+            self.embed.weight[:, 3 * input_dim :] *= 0.1  # the means
 
     def forward(self, x, mask, cache=None):
         "Embedding (b, l, d), gates (b, l, f) that sum to one, and the next `PoolCache`"
         o = mask.to(x.dtype)
         x = x * o
         week, month, cache = multi_scale(x, o, cache)
-        g = self.gate(torch.cat([x, o], -1)).softmax(-1)                           # (b, l, f)
+        g = self.gate(torch.cat([x, o], -1)).softmax(-1)  # (b, l, f)
         said = torch.stack([x, o, 1 - o, week, month], 2) * g[:, :, None] * g.shape[-1]
         return self.embed(said.flatten(2)), g, cache
 
 # %% ../nbs/04_hybrid.ipynb #5b6b27e8
 class BlockCache(NamedTuple):
     "What a block carries from one session to the next"
+
     attention: tuple  # of AttentionCache, one per pass of attention
-    ssm: tuple        # of SSMState, one per scan
+    ssm: tuple  # of SSMState, one per scan
 
 # %% ../nbs/04_hybrid.ipynb #6366e9aa
-COUPLINGS = 'mixture', 'none', 'parallel', 'series', 'two_pass', 'fixed_point'
+COUPLINGS = "mixture", "none", "parallel", "series", "two_pass", "fixed_point"
 ROUNDS = dict(two_pass=1, fixed_point=3)  # passes of attention over readouts of the same block
-UNSTEERED = 'none', 'parallel', 'series'
+UNSTEERED = "none", "parallel", "series"
+
 
 class _BlockParts(nn.Module):
     def __init__(self, dim, state_dim, num_heads, n_regimes, windows, coupling, dropout, **more):
         super().__init__()
         if coupling not in COUPLINGS + CONTROLS:
-            raise ConfigError(f'coupling={coupling!r} is unknown; choose one of '
-                              f'{COUPLINGS}, or a control: {CONTROLS}')
+            raise ConfigError(
+                f"coupling={coupling!r} is unknown; choose one of "
+                f"{COUPLINGS}, or a control: {CONTROLS}"
+            )
         self.coupling, self.rounds = coupling, ROUNDS.get(coupling, 0)
-        of_memory = {k: more[k] for k in ('kv_heads', 'positions') if k in more}
-        if coupling in CONTROLS: of_memory['control'] = coupling
-        of_state = {k: more[k] for k in ('rule', 'rotary', 'forget') if k in more}
+        of_memory = {k: more[k] for k in ("kv_heads", "positions") if k in more}
+        if coupling in CONTROLS:
+            of_memory["control"] = coupling
+        of_state = {k: more[k] for k in ("rule", "rotary", "forget") if k in more}
         self.attention = WindowedAttention(dim, num_heads, windows, **of_memory)
         self.ssm = SelectiveSSM(dim, state_dim, num_heads, memory_dim=dim, **of_state)
         self.regime = nn.Linear(2 * dim, n_regimes)  # of [u, m]
@@ -104,22 +117,25 @@ class _BlockParts(nn.Module):
         self.gate, self.out = nn.Linear(dim, dim), nn.Linear(2 * dim, dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim))
         self.drop = nn.Dropout(dropout)
-        nn.init.normal_(self.regime.weight, std=.02)
+        nn.init.normal_(self.regime.weight, std=0.02)
         nn.init.zeros_(self.regime.bias)
-        nn.init.constant_(self.gate.bias, -1.)  # at first the memory is heard more
+        nn.init.constant_(self.gate.bias, -1.0)  # at first the memory is heard more
 
 # %% ../nbs/04_hybrid.ipynb #d61407ce
 class _Coupled(_BlockParts):
     "Who reads whom"
-    def steering(self, u:Tensor, m:Tensor)->tuple[Tensor, Tensor, Tensor]: # π, source, exponent
+
+    def steering(
+        self, u: Tensor, m: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:  # π, source, exponent
         "What the dynamics are told: regime weights, what they read, and the shift of the log-rate"
         source = u if self.coupling in UNSTEERED else m
         pi = self.regime(torch.cat([u, source], -1)).softmax(-1)  # (b, l, k)
-        return pi, source, pi @ self.shift    # (b, l, k), (b, l, d), (b, l, head)
+        return pi, source, pi @ self.shift  # (b, l, k), (b, l, d), (b, l, head)
 
     def _behind(self, x, gamma, m):
         "Input of a state space that stands behind the attention"
-        share = F.linear(m - gamma * m, self.out.weight[:, m.shape[-1]:])
+        share = F.linear(m - gamma * m, self.out.weight[:, m.shape[-1] :])
         return self.before(x + share)
 
     def _scan(self, u, m, dt, observed, state):
@@ -128,12 +144,14 @@ class _Coupled(_BlockParts):
         return y, pi, state
 
     def _heard(self, gamma, y, m):
-        if self.coupling == 'parallel': return gamma * self.out(torch.cat([y, m], -1))
+        if self.coupling == "parallel":
+            return gamma * self.out(torch.cat([y, m], -1))
         return self.out(torch.cat([gamma * y, m - gamma * m], -1))
 
 # %% ../nbs/04_hybrid.ipynb #7b01a9b2
 class _Rounds(_Coupled):
     "Attention and scan, once or in rounds"
+
     def _memories(self, x, u, gamma, dt, observed, cache, trace):
         "Readout, memory, regime weights and the next cache"
         rings, states = cache or ((None,) * max(self.rounds, 1), (None,) * (self.rounds + 1))
@@ -141,14 +159,16 @@ class _Rounds(_Coupled):
         if self.rounds:  # a first scan, steered by nothing but the input
             y, _, state = self._scan(u, u, dt, observed, states[0])
             kept_states.append(state)
-        for ring, state in zip(rings, states[bool(self.rounds):]):
+        for ring, state in zip(rings, states[bool(self.rounds) :]):
             q, before = u if y is None else u + gamma * y, y
             m, ring = self.attention(q, observed, ring)
-            if self.coupling == 'series': u = self._behind(x, gamma, m)
+            if self.coupling == "series":
+                u = self._behind(x, gamma, m)
             y, pi, state = self._scan(u, m, dt, observed, state)
             kept_rings.append(ring)
             kept_states.append(state)
-        if trace is not None: trace.append(self._look(u, q, m, gamma, dt, observed, before, y))
+        if trace is not None:
+            trace.append(self._look(u, q, m, gamma, dt, observed, before, y))
         return y, m, pi, BlockCache(tuple(kept_rings), tuple(kept_states))
 
     def _look(self, u, q, m, gamma, dt, observed, before, y):
@@ -160,7 +180,8 @@ class _Rounds(_Coupled):
 # %% ../nbs/04_hybrid.ipynb #b2bb1b0e
 class HybridBlock(_Rounds):
     "Attention over readouts, a state space steered by what attention found, and an MLP"
-    def init_cache(self, batch_size:int)->BlockCache: # nothing seen yet
+
+    def init_cache(self, batch_size: int) -> BlockCache:  # nothing seen yet
         "The cache before the first session"
         rings = (self.attention.init_cache(batch_size) for _ in range(max(self.rounds, 1)))
         states = (self.ssm.init_state(batch_size) for _ in range(self.rounds + 1))
@@ -180,105 +201,117 @@ def _legendre(n):
     "Nodes and weights of Gauss-Legendre on [0, 1]: Newton's method, in plain numbers"
     nodes, weights = [], []
     for i in range(n):
-        x = math.cos(math.pi * (i + .75) / (n + .5))
+        x = math.cos(math.pi * (i + 0.75) / (n + 0.5))
         for _ in range(8):  # Newton doubles the digits each time; five would do
-            now, last = x, 1.
-            for k in range(2, n + 1): now, last = ((2 * k - 1) * x * now - (k - 1) * last) / k, now
+            now, last = x, 1.0
+            for k in range(2, n + 1):
+                now, last = ((2 * k - 1) * x * now - (k - 1) * last) / k, now
             slope = n * (x * now - last) / (x * x - 1)
             x -= now / slope
         nodes.append((1 - x) / 2)
-        weights.append(1 / ((1 - x * x) * slope ** 2))
+        weights.append(1 / ((1 - x * x) * slope**2))
     return nodes, weights
 
+
 _NODES, _WEIGHTS = _legendre(20)
+
 
 def _log_norm(df):
     "Logarithm of Γ((ν+1)/2) / (√π Γ(ν/2)), in double: the difference of two large numbers"
     n = df.double()
-    return (torch.lgamma((n + 1) / 2) - torch.lgamma(n / 2) - .5 * math.log(math.pi)).to(df)
+    return (torch.lgamma((n + 1) / 2) - torch.lgamma(n / 2) - 0.5 * math.log(math.pi)).to(df)
+
 
 def student_cdf(
-    z:Tensor, # argument, any shape
-    df:Tensor, # degrees of freedom ν > 1, same shape
-)->Tensor: # probability in [0, 1]
+    z: Tensor,  # argument, any shape
+    df: Tensor,  # degrees of freedom ν > 1, same shape
+) -> Tensor:  # probability in [0, 1]
     "Student-t distribution function, differentiable in both arguments"
     x, w = z.new_tensor(_NODES), z.new_tensor(_WEIGHTS)
     edge = torch.exp(-40 / (df.detach() - 1)).acos()  # beyond it the density is below 1e-17
     top = torch.atan(z / df.sqrt()).clamp(-edge, edge)
     inside = ((df - 1)[..., None] * torch.cos(top[..., None] * x).log()).exp()  # (..., nodes)
-    return .5 + _log_norm(df).exp() * top * (inside @ w)
+    return 0.5 + _log_norm(df).exp() * top * (inside @ w)
 
 # %% ../nbs/04_hybrid.ipynb #0ab96d8a
 def student_abs_mean(
-    mean:Tensor, # μ, any shape
-    scale:Tensor, # σ > 0
-    df:Tensor, # ν > 1
-)->Tensor: # E|r|
+    mean: Tensor,  # μ, any shape
+    scale: Tensor,  # σ > 0
+    df: Tensor,  # ν > 1
+) -> Tensor:  # E|r|
     "Expected absolute value under a Student-t law with this mean, scale and tails"
     z = mean / scale
-    density = (_log_norm(df) - .5 * df.log() - (df + 1) / 2 * torch.log1p(z ** 2 / df)).exp()
-    return 2 * scale * density * (df + z ** 2) / (df - 1) + mean * (2 * student_cdf(z, df) - 1)
+    density = (_log_norm(df) - 0.5 * df.log() - (df + 1) / 2 * torch.log1p(z**2 / df)).exp()
+    return 2 * scale * density * (df + z**2) / (df - 1) + mean * (2 * student_cdf(z, df) - 1)
 
 # %% ../nbs/04_hybrid.ipynb #6b7cde8e
 def _law_table(out):
     "The last session of the last sequence, one row per law, as HTML"
     last = lambda t: t.detach().reshape(-1, t.shape[-1])[-1].tolist()
-    names = 'mean', 'scale', 'df', 'direction', 'magnitude', 'uncertainty'
-    row = lambda tag, cells: '<tr>' + ''.join(f'<{tag}>{c}</{tag}>' for c in cells) + '</tr>'
+    names = "mean", "scale", "df", "direction", "magnitude", "uncertainty"
+    row = lambda tag, cells: "<tr>" + "".join(f"<{tag}>{c}</{tag}>" for c in cells) + "</tr>"
     body = zip(*(last(getattr(out, name)) for name in names))
-    rows = [row('td', [i, *(f'{v:.3f}' for v in law)]) for i, law in enumerate(body, 1)]
-    regime = ' '.join(f'{p:.2f}' for p in last(out.regime))
-    foot = f'position {out.position.flatten()[-1].item():+.3f}, regimes {regime}'
-    table = row('th', ['law', *names]) + ''.join(rows)
-    return f'<table><caption>last session: {foot}</caption>{table}</table>'
+    rows = [row("td", [i, *(f"{v:.3f}" for v in law)]) for i, law in enumerate(body, 1)]
+    regime = " ".join(f"{p:.2f}" for p in last(out.regime))
+    foot = f"position {out.position.flatten()[-1].item():+.3f}, regimes {regime}"
+    table = row("th", ["law", *names]) + "".join(rows)
+    return f"<table><caption>last session: {foot}</caption>{table}</table>"
 
 # %% ../nbs/04_hybrid.ipynb #3316e3da
 class ModelOutput(NamedTuple):
     "One predictive law per session and horizon, the position read from it, the regime weights"
-    mean: Tensor      # μ (b, l, H), in units of volatility
-    scale: Tensor     # σ (b, l, H)
-    df: Tensor        # ν (b, l, H)
+
+    mean: Tensor  # μ (b, l, H), in units of volatility
+    scale: Tensor  # σ (b, l, H)
+    df: Tensor  # ν (b, l, H)
     position: Tensor  # (b, l), in [-1, 1] of the risk budget of the asset
-    regime: Tensor    # π of the last block (b, l, k)
+    regime: Tensor  # π of the last block (b, l, k)
 
     @property
-    def direction(self)->Tensor: # (b, l, H)
+    def direction(self) -> Tensor:  # (b, l, H)
         "Probability of a gain"
         return student_cdf(self.mean / self.scale, self.df)
 
     @property
-    def magnitude(self)->Tensor: # (b, l, H)
+    def magnitude(self) -> Tensor:  # (b, l, H)
         "Expected absolute return, in units of volatility"
         return student_abs_mean(self.mean, self.scale, self.df)
 
     @property
-    def uncertainty(self)->Tensor: # (b, l, H)
+    def uncertainty(self) -> Tensor:  # (b, l, H)
         "Standard deviation of the return, in units of volatility"
         return self.scale * (self.df / (self.df - 2)).sqrt()
 
-    def _repr_html_(self): return _law_table(self)
+    def _repr_html_(self):
+        return _law_table(self)
 
 # %% ../nbs/04_hybrid.ipynb #3ed9a3c6
-def _unsoftplus(x): return math.log(math.expm1(x))
+def _unsoftplus(x):
+    return math.log(math.expm1(x))
 
-def _regime_laws(k, n, spread=1.):
+
+def _regime_laws(k, n, spread=1.0):
     "What each regime adds to the law (k, 3H): from a quiet one to a wild one, by scale alone"
     wild = torch.linspace(-spread, spread, k) if k > 1 else torch.zeros(1)
     return F.pad(wild[:, None].expand(k, n), (n, n))
 
+
 class LawHead(nn.Module):
     "Trunk -> mean, scale and degrees of freedom per horizon"
-    def __init__(self,
-        dim:int, # width d of the trunk
-        n_horizons:int, # laws per session
-        n_regimes:int=0, # regimes with a law of their own; 0 = none
+
+    def __init__(
+        self,
+        dim: int,  # width d of the trunk
+        n_horizons: int,  # laws per session
+        n_regimes: int = 0,  # regimes with a law of their own; 0 = none
     ):
         super().__init__()
         self.out = nn.Linear(dim, 3 * n_horizons)
         self.regime = nn.Parameter(_regime_laws(n_regimes, n_horizons)) if n_regimes else None
-        nn.init.normal_(self.out.weight, std=.02)
-        start = torch.tensor([0., _unsoftplus(1.), _unsoftplus(6 - 2.1)])
-        with torch.no_grad(): self.out.bias.copy_(start.repeat_interleave(n_horizons))
+        nn.init.normal_(self.out.weight, std=0.02)
+        start = torch.tensor([0.0, _unsoftplus(1.0), _unsoftplus(6 - 2.1)])
+        with torch.no_grad():
+            self.out.bias.copy_(start.repeat_interleave(n_horizons))
 
     def forward(self, x, pi=None):
         "μ, σ > 0 and ν > 2.1, each (b, l, H)"
@@ -289,16 +322,19 @@ class LawHead(nn.Module):
 # %% ../nbs/04_hybrid.ipynb #e72602e0
 class PositionHead(nn.Module):
     "Predictive law -> position in [-1, 1], or a correction of a prior position"
-    def __init__(self,
-        n_horizons:int, # laws per session
-        width:int=16, # hidden units
+
+    def __init__(
+        self,
+        n_horizons: int,  # laws per session
+        width: int = 16,  # hidden units
     ):
         super().__init__()
         self.read = nn.Linear(3 * n_horizons, width)
         self.follow = nn.Linear(3 * n_horizons, 1, bias=False)
         self.free, self.correction = nn.Linear(width, 1, bias=False), nn.Linear(width, 1)
         rest = self.read.bias, self.follow.weight, self.free.weight, *self.correction.parameters()
-        for zero in rest: nn.init.zeros_(zero)
+        for zero in rest:
+            nn.init.zeros_(zero)
         nn.init.constant_(self.follow.weight[:, :n_horizons], 1 / n_horizons)
 
     def forward(self, mean, scale, df, prior=None):
@@ -306,7 +342,8 @@ class PositionHead(nn.Module):
         z = mean / scale
         law = torch.cat([z, scale.log(), 2 * student_cdf(z, df) - 1], -1)  # (b, l, 3H)
         hidden = F.silu(self.read(law))
-        if prior is None: return (self.follow(law) + self.free(hidden)).squeeze(-1).tanh()
+        if prior is None:
+            return (self.follow(law) + self.free(hidden)).squeeze(-1).tanh()
         return (prior + self.correction(hidden).squeeze(-1).tanh()).clamp(-1, 1)
 
 # %% ../nbs/04_hybrid.ipynb #2f5e226d
@@ -314,52 +351,64 @@ def _check_shapes(x, dt, mask, asset, prior, f):
     for name, given in dict(x=x, dt=dt, prior=prior).items():
         if given is not None and not (isinstance(given, Tensor) and given.is_floating_point()):
             kind = given.dtype if isinstance(given, Tensor) else type(given).__name__
-            raise ModelInputError(f'{name} is {kind}; give a tensor of real numbers')
+            raise ModelInputError(f"{name} is {kind}; give a tensor of real numbers")
     if x.dim() != 3 or x.shape[-1] != f or not x.numel():
-        raise ModelInputError(f'x has shape {tuple(x.shape)}; this model reads (batch, '
-                              f'sessions, {f}): give {f} features or build with input_dim')
+        raise ModelInputError(
+            f"x has shape {tuple(x.shape)}; this model reads (batch, "
+            f"sessions, {f}): give {f} features or build with input_dim"
+        )
     b, l, _ = x.shape
     wanted = dict(dt=(b, l), mask=(b, l, f), asset=(b,), prior=(b, l))
     for (name, want), given in zip(wanted.items(), (dt, mask, asset, prior)):
         if given is not None and tuple(given.shape) != want:
-            raise ModelInputError(f'{name} has shape {tuple(given.shape)}; '
-                                  f'with x {tuple(x.shape)} it must be {want}')
+            raise ModelInputError(
+                f"{name} has shape {tuple(given.shape)}; with x {tuple(x.shape)} it must be {want}"
+            )
     if mask is not None and mask.dtype != torch.bool:
-        raise ModelInputError(f'mask is {mask.dtype}; give a bool tensor, True = observed')
+        raise ModelInputError(f"mask is {mask.dtype}; give a bool tensor, True = observed")
     if asset is not None and (asset.is_floating_point() or asset.dtype == torch.bool):
-        raise ModelInputError(f'asset is {asset.dtype}; give whole numbers, which asset it is')
+        raise ModelInputError(f"asset is {asset.dtype}; give whole numbers, which asset it is")
 
 # %% ../nbs/04_hybrid.ipynb #2a4856de
 def _check_values(x, dt, asset, prior, n_assets):
     for name, given in dict(x=x, dt=dt, prior=prior).items():
-        if given is None or given.isfinite().all(): continue
+        if given is None or given.isfinite().all():
+            continue
         where = tuple((~given.isfinite()).nonzero()[0].tolist())
-        raise ModelInputError(f'{name}{list(where)} is {given[where].item()} in {given.dtype}; '
-                              'give finite numbers, and for a missing feature a 0 with mask False')
+        raise ModelInputError(
+            f"{name}{list(where)} is {given[where].item()} in {given.dtype}; "
+            "give finite numbers, and for a missing feature a 0 with mask False"
+        )
     if dt is not None and (dt < 0).any():
-        raise ModelInputError(f'dt falls to {dt.min().item():g}; time elapsed is at least 0')
+        raise ModelInputError(f"dt falls to {dt.min().item():g}; time elapsed is at least 0")
     if prior is not None and (prior.abs() > 1).any():
-        raise ModelInputError(f'prior reaches {prior.abs().max().item():g} in size; '
-                              'a position lies in [-1, 1]')
+        raise ModelInputError(
+            f"prior reaches {prior.abs().max().item():g} in size; a position lies in [-1, 1]"
+        )
     if n_assets and asset is not None and not (-1 <= asset.min() and asset.max() < n_assets):
-        raise ModelInputError(f'asset runs over {asset.min()}..{asset.max()}; this model knows '
-                              f'0..{n_assets - 1}, and -1 for any other')
+        raise ModelInputError(
+            f"asset runs over {asset.min()}..{asset.max()}; this model knows "
+            f"0..{n_assets - 1}, and -1 for any other"
+        )
 
 # %% ../nbs/04_hybrid.ipynb #bc43f92b
-_ADDED = ContextVar('added to every seed', default=0)
+_ADDED = ContextVar("added to every seed", default=0)
 
 
 def _check_seed(seed):
     "Raise ConfigError for what starts no generator"
     if type(seed) is not int or seed < 0:
-        raise ConfigError(f'seed={seed!r}; give a whole number of at least 0, or None for the '
-                          "random state of the caller")
+        raise ConfigError(
+            f"seed={seed!r}; give a whole number of at least 0, or None for the "
+            "random state of the caller"
+        )
 
 
 @contextmanager
 def drawn_from(
-    seed:int|None=0, # starts the generator; None = the random state of the caller, which moves on
-)->Iterator: # the seed that is used, or None; raises ConfigError
+    seed: int
+    | None = 0,  # starts the generator; None = the random state of the caller, which moves on
+) -> Iterator:  # the seed that is used, or None; raises ConfigError
     "Random numbers of torch come from a generator of this block; outside nothing changes"
     if seed is None:
         yield None
@@ -368,88 +417,108 @@ def drawn_from(
     cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=cards):
         torch.default_generator.manual_seed(seed + _ADDED.get())
-        if cards: torch.cuda.manual_seed_all(seed + _ADDED.get())
+        if cards:
+            torch.cuda.manual_seed_all(seed + _ADDED.get())
         yield seed + _ADDED.get()
 
 # %% ../nbs/04_hybrid.ipynb #196edcfa
 @contextmanager
 def seeded(
-    seed:int, # is added to the seed of every model that is built in the block
-)->Iterator:
+    seed: int,  # is added to the seed of every model that is built in the block
+) -> Iterator:
     "Models that are built in this block begin with other weights under every seed"
     with drawn_from(seed) as started:
         before = _ADDED.set(started)
-        try: yield
-        finally: _ADDED.reset(before)
+        try:
+            yield
+        finally:
+            _ADDED.reset(before)
 
 # %% ../nbs/04_hybrid.ipynb #d20b47dc
 class ModelFileError(ValueError):
     "A saved model is damaged or not one of ours"
 
+
 def _write(path, data):
     "All or nothing: a reader never meets half a file"
-    part = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(part, 'wb') as f:
+        with open(part, "wb") as f:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
         os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    finally:
+        part.unlink(missing_ok=True)
+
 
 def _commit(folder, data, card):
     "Weights under a name of their own, then the card that names them: from there on they count"
     name = f"weights-{card['sha256'][:12]}.safetensors"
-    old = {*folder.glob('weights-*.safetensors')}
+    old = {*folder.glob("weights-*.safetensors")}
     _write(folder / name, data)
-    _write(folder / 'model.json', json.dumps(card | dict(weights=name), indent=1).encode())
-    for unnamed in old - {folder / name}: unnamed.unlink(missing_ok=True)
+    _write(folder / "model.json", json.dumps(card | dict(weights=name), indent=1).encode())
+    for unnamed in old - {folder / name}:
+        unnamed.unlink(missing_ok=True)
 
 # %% ../nbs/04_hybrid.ipynb #3fc92c7e
 def _card(path, kind):
-    try: card = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as e: raise ModelFileError(f"'{path}' is no JSON ({e}); save again") from e
-    if not isinstance(card, dict) or not isinstance(card.get('config'), dict):
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise ModelFileError(f"'{path}' is no JSON ({e}); save again") from e
+    if not isinstance(card, dict) or not isinstance(card.get("config"), dict):
         raise ModelFileError(f"'{path}' says nothing of a config; save the model again")
-    if card.get('model') != kind:
-        raise ModelFileError(f"'{path}' is of a {card.get('model')}, not of a {kind}; "
-                             f"load it with {card.get('model')}.load")
+    if card.get("model") != kind:
+        raise ModelFileError(
+            f"'{path}' is of a {card.get('model')}, not of a {kind}; "
+            f"load it with {card.get('model')}.load"
+        )
     return card
+
 
 def _read(folder, kind, tries=5):
     "Card and weights, if they belong together; a card that was replaced meanwhile is read again"
     from safetensors.torch import load
-    path = folder / 'model.json'
+
+    path = folder / "model.json"
     if not path.is_file():
         raise ModelFileError(f"'{folder}' has no model.json: give a folder that `save` wrote")
     card = _card(path, kind)
-    name = Path(str(card.get('weights'))).name  # of this folder and no other
-    try: data = (folder / name).read_bytes()
+    name = Path(str(card.get("weights"))).name  # of this folder and no other
+    try:
+        data = (folder / name).read_bytes()
     except OSError as e:
-        if tries > 1: return _read(folder, kind, tries - 1)
+        if tries > 1:
+            return _read(folder, kind, tries - 1)
         raise ModelFileError(f"'{folder}' has no {name}, which model.json names; save again") from e
     found = _hash(card, data)
-    if found != card.get('sha256'):
-        raise ModelFileError(f'weights and config in {folder} have sha256 {found[:9]}..., not the '
-                             f"{str(card.get('sha256'))[:9]}... they were saved with; save again")
+    if found != card.get("sha256"):
+        raise ModelFileError(
+            f"weights and config in {folder} have sha256 {found[:9]}..., not the "
+            f"{str(card.get('sha256'))[:9]}... they were saved with; save again"
+        )
     return card, load(data)
+
 
 def _hash(card, data):
     "Of weights and words together: neither can be changed without the other"
-    words = {k: v for k, v in card.items() if k not in ('sha256', 'weights')}
+    words = {k: v for k, v in card.items() if k not in ("sha256", "weights")}
     return hashlib.sha256(json.dumps(words, sort_keys=True).encode() + data).hexdigest()
 
 # %% ../nbs/04_hybrid.ipynb #7208ceea
 class _Portable:
     "Weights as safetensors beside a JSON card: data only, no code runs on loading"
+
     @property
-    def num_parameters(self)->int: # frozen ones count too
+    def num_parameters(self) -> int:  # frozen ones count too
         "Numbers the model consists of"
         return sum(p.numel() for p in self.parameters())
 
-    def save(self, folder:str|Path, **more)->Path: # `more` is kept in model.json; the folder
+    def save(self, folder: str | Path, **more) -> Path:  # `more` is kept in model.json; the folder
         "Write the weights and `model.json`, which names them; all or nothing"
         from safetensors.torch import save
+
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         data = save({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()})
@@ -459,94 +528,122 @@ class _Portable:
         return folder
 
     @classmethod
-    def load(cls, folder:str|Path): # the model, in evaluation mode
+    def load(cls, folder: str | Path):  # the model, in evaluation mode
         "Read what `save` wrote"
         card, weights = _read(Path(folder), cls.__name__)
         try:
-            with drawn_from(0): model = cls(**card['config'])  # its draws are written over
+            with drawn_from(0):
+                model = cls(**card["config"])  # its draws are written over
             model.to(next(iter(weights.values())).dtype).load_state_dict(weights)
         except (TypeError, RuntimeError, ConfigError) as e:
-            raise ModelFileError(f"model.json and the weights in '{folder}' do not make a "
-                                 f'{cls.__name__}: {e}') from e
-        model.trained = bool(card.get('trained', 'training' in card))
+            raise ModelFileError(
+                f"model.json and the weights in '{folder}' do not make a {cls.__name__}: {e}"
+            ) from e
+        model.trained = bool(card.get("trained", "training" in card))
         return model.eval()
 
 # %% ../nbs/04_hybrid.ipynb #ce4eba75
 def _shapes(cache):
-    return tuple(map(_shapes, cache)) if isinstance(cache, tuple) else getattr(cache, 'shape', None)
+    return tuple(map(_shapes, cache)) if isinstance(cache, tuple) else getattr(cache, "shape", None)
+
 
 class _Fed(nn.Module):
     "A model that looks at what it is given before it computes"
+
     def _check_cache(self, b, cache):
-        if torch.compiler.is_compiling(): return
-        if b not in self.cache_shapes: self.cache_shapes[b] = _shapes(self.init_cache(b))
+        if torch.compiler.is_compiling():
+            return
+        if b not in self.cache_shapes:
+            self.cache_shapes[b] = _shapes(self.init_cache(b))
         if _shapes(cache) != self.cache_shapes[b]:
-            raise ModelInputError(f'the cache is not one of this model for a batch of {b}; begin '
-                                  f'with `init_cache({b})` and hand on what each call returns')
+            raise ModelInputError(
+                f"the cache is not one of this model for a batch of {b}; begin "
+                f"with `init_cache({b})` and hand on what each call returns"
+            )
 
     def _check_row(self, x):
         if not torch.compiler.is_compiling() and x.dim() != 2:
-            raise ModelInputError(f'x has shape {tuple(x.shape)}; `step` reads one session, '
-                                  f"(batch, {self.config['input_dim']}); `prefill` reads several")
+            raise ModelInputError(
+                f"x has shape {tuple(x.shape)}; `step` reads one session, "
+                f"(batch, {self.config['input_dim']}); `prefill` reads several"
+            )
 
     def _checked(self, x, dt, mask, asset, prior):
         "The inputs in the model's own precision, and which sessions were observed (None = all)"
-        _check_shapes(x, dt, mask, asset, prior, self.config['input_dim'])
+        _check_shapes(x, dt, mask, asset, prior, self.config["input_dim"])
         own = next(self.parameters())
         x, dt, prior = (t if t is None else t.to(own) for t in (x, dt, prior))
         if not torch.compiler.is_compiling():
-            _check_values(x, dt, asset, prior, self.config.get('n_assets', 0))
-        if mask is None: return x, dt, torch.ones_like(x, dtype=torch.bool), prior, None
+            _check_values(x, dt, asset, prior, self.config.get("n_assets", 0))
+        if mask is None:
+            return x, dt, torch.ones_like(x, dtype=torch.bool), prior, None
         observed = mask.any(-1)
         traced = torch.compiler.is_compiling()  # whose code must not depend on values
         return x, dt, mask, prior, None if not traced and observed.all() else observed
 
 # %% ../nbs/04_hybrid.ipynb #9da71373
-_SIZES = ('state_dim', 'memory_dim', 'hidden_dim', 'dim', 'input_dim', 'num_heads', 'n_layers',
-          'n_regimes', 'window', 'kv_heads')
+_SIZES = (
+    "state_dim",
+    "memory_dim",
+    "hidden_dim",
+    "dim",
+    "input_dim",
+    "num_heads",
+    "n_layers",
+    "n_regimes",
+    "window",
+    "kv_heads",
+)
+
 
 def _check_whole(c):
     "Sizes are whole numbers of at least 1, horizons different ones"
     for name in _SIZES:
         v = c.get(name, 1)
-        if not (type(v) is int and v >= 1) and not (v is None and name == 'kv_heads'):
-            raise ConfigError(f'{name}={v!r}; give a whole number of at least 1')
-    for name in 'horizons', 'windows':
+        if not (type(v) is int and v >= 1) and not (v is None and name == "kv_heads"):
+            raise ConfigError(f"{name}={v!r}; give a whole number of at least 1")
+    for name in "horizons", "windows":
         v = c.get(name)
-        if v is None and name == 'windows': continue
+        if v is None and name == "windows":
+            continue
         if not isinstance(v, (list, tuple)) or not v or any(type(i) is not int or i < 1 for i in v):
-            raise ConfigError(f'{name}={v!r}; give whole numbers of sessions, at least 1')
-    if len(set(c['horizons'])) < len(c['horizons']):
+            raise ConfigError(f"{name}={v!r}; give whole numbers of sessions, at least 1")
+    if len(set(c["horizons"])) < len(c["horizons"]):
         raise ConfigError(f"horizons={c['horizons']}; give different whole numbers of sessions")
 
 # %% ../nbs/04_hybrid.ipynb #f397e376
 class SequenceModel(_Portable, _Fed):
     "What every model promises: forward, prefill and step that agree, save and load"
-    def __init__(self,
-        config:dict, # arguments that build the model again; `input_dim` and `horizons` among them
+
+    def __init__(
+        self,
+        config: dict,  # arguments that build the model again; `input_dim` and `horizons` among them
     ):
         super().__init__()
         _check_whole(config)
-        self.config, self.horizons = config, tuple(config['horizons'])
+        self.config, self.horizons = config, tuple(config["horizons"])
         self.cache_shapes = {}  # of an empty cache, per batch size
         self.trained = False  # whether a training, or the file of one, gave it its weights
 
-    def forward(self,
-        x:Tensor, # features, finite; 0 where not observed (b, l, f)
-        dt:Tensor|None=None, # elapsed time in sessions, calendar days x 252/365.25 (b, l); None = 1
-        mask:Tensor|None=None, # True = observed (b, l, f); None = all
-        asset:Tensor|None=None, # which asset each sequence is (b,); -1 or None = an unknown one
-        prior:Tensor|None=None, # classical positions to be corrected (b, l)
-    )->ModelOutput: # for every session
+    def forward(
+        self,
+        x: Tensor,  # features, finite; 0 where not observed (b, l, f)
+        dt: Tensor
+        | None = None,  # elapsed time in sessions, calendar days x 252/365.25 (b, l); None = 1
+        mask: Tensor | None = None,  # True = observed (b, l, f); None = all
+        asset: Tensor
+        | None = None,  # which asset each sequence is (b,); -1 or None = an unknown one
+        prior: Tensor | None = None,  # classical positions to be corrected (b, l)
+    ) -> ModelOutput:  # for every session
         "Law, position and regime weights"
         return self._run(x, dt, mask, asset, prior)[0]
 
-    def prefill(self, x:Tensor, cache:tuple, dt=None, mask=None, asset=None, prior=None)->tuple:
+    def prefill(self, x: Tensor, cache: tuple, dt=None, mask=None, asset=None, prior=None) -> tuple:
         "Output of these sessions and the next cache; any cut into chunks gives the same"
         self._check_cache(len(x), cache)
         return self._run(x, dt, mask, asset, prior, cache)
 
-    def step(self, x:Tensor, cache:tuple, dt=None, mask=None, asset=None, prior=None)->tuple:
+    def step(self, x: Tensor, cache: tuple, dt=None, mask=None, asset=None, prior=None) -> tuple:
         "One session: x (b, f), dt (b,), mask (b, f) -> output without the time axis, next cache"
         self._check_row(x)
         self._check_cache(len(x), cache)
@@ -557,46 +654,62 @@ class SequenceModel(_Portable, _Fed):
 # %% ../nbs/04_hybrid.ipynb #9f736789
 class ModelCache(NamedTuple):
     "Everything the model carries from one session to the next; its size does not grow"
+
     pool: PoolCache
     blocks: tuple  # of BlockCache
 
 # %% ../nbs/04_hybrid.ipynb #b84a20ac
 def _check_config(c):
     _check_whole(c)
-    if c['memory_dim'] % c['num_heads']:
-        good = [h for h in range(1, c['memory_dim'] + 1) if c['memory_dim'] % h == 0]
-        raise ConfigError(f"num_heads={c['num_heads']} does not divide "
-                          f"memory_dim={c['memory_dim']}; choose one of {good}")
-    if not (isinstance(c['dropout'], (int, float)) and 0 <= c['dropout'] < 1):
+    if c["memory_dim"] % c["num_heads"]:
+        good = [h for h in range(1, c["memory_dim"] + 1) if c["memory_dim"] % h == 0]
+        raise ConfigError(
+            f"num_heads={c['num_heads']} does not divide "
+            f"memory_dim={c['memory_dim']}; choose one of {good}"
+        )
+    if not (isinstance(c["dropout"], (int, float)) and 0 <= c["dropout"] < 1):
         raise ConfigError(f"dropout={c['dropout']!r}; give a fraction in [0, 1)")
-    if not (type(c['n_assets']) is int and c['n_assets'] >= 0):
+    if not (type(c["n_assets"]) is int and c["n_assets"] >= 0):
         raise ConfigError(f"n_assets={c['n_assets']!r}; give a whole number, 0 or more")
-    for name in 'rotary', 'forget':
-        if type(c[name]) is not bool: raise ConfigError(f'{name}={c[name]!r}; give True or False')
+    for name in "rotary", "forget":
+        if type(c[name]) is not bool:
+            raise ConfigError(f"{name}={c[name]!r}; give True or False")
     return c
 
 # %% ../nbs/04_hybrid.ipynb #07b9f21a
 class _Parts(SequenceModel):
     def __init__(self, config):
         super().__init__(_check_config(config))
-        c, d, n = config, config['memory_dim'], len(config['horizons'])
-        self.select, self.fed = VariableSelection(c['input_dim'], d), ('b', 'l')
-        self.asset = nn.Embedding(c['n_assets'] + 1, d) if c['n_assets'] else None
-        rest = ('state_dim', 'num_heads', 'n_regimes', 'windows', 'coupling', 'dropout',
-                'rule', 'rotary', 'forget', 'kv_heads', 'positions')
-        blocks = (HybridBlock(d, **{k: c[k] for k in rest}) for _ in range(c['n_layers']))
+        c, d, n = config, config["memory_dim"], len(config["horizons"])
+        self.select, self.fed = VariableSelection(c["input_dim"], d), ("b", "l")
+        self.asset = nn.Embedding(c["n_assets"] + 1, d) if c["n_assets"] else None
+        rest = (
+            "state_dim",
+            "num_heads",
+            "n_regimes",
+            "windows",
+            "coupling",
+            "dropout",
+            "rule",
+            "rotary",
+            "forget",
+            "kv_heads",
+            "positions",
+        )
+        blocks = (HybridBlock(d, **{k: c[k] for k in rest}) for _ in range(c["n_layers"]))
         self.blocks = nn.ModuleList(blocks)
-        self.norm, self.law = nn.LayerNorm(d), LawHead(d, n, c['n_regimes'])
+        self.norm, self.law = nn.LayerNorm(d), LawHead(d, n, c["n_regimes"])
         self.position = PositionHead(n)
         if self.asset:
-            nn.init.normal_(self.asset.weight, std=.02)
+            nn.init.normal_(self.asset.weight, std=0.02)
             nn.init.zeros_(self.asset.weight[-1])
 
     def _who(self, asset, b):
         "What is known of the asset (b, 1, d); of an unknown one, what all have in common"
         known = self.asset.weight[:-1]
         stranger = self.asset.weight[-1] + known.mean(0)
-        if asset is None: return stranger.expand(b, 1, -1)
+        if asset is None:
+            return stranger.expand(b, 1, -1)
         told = self.asset(asset.clamp_min(0))
         return torch.where(asset[:, None] < 0, stranger, told)[:, None]
 
@@ -605,27 +718,32 @@ class _Way(_Parts):
     def _run(self, x, dt=None, mask=None, asset=None, prior=None, cache=None, trace=None):
         "The whole way, for any number of sessions"
         x, dt, mask, prior, observed = self._checked(x, dt, mask, asset, prior)
-        if not torch.compiler.is_compiling(): self.fed = tuple(x.shape[:2])
+        if not torch.compiler.is_compiling():
+            self.fed = tuple(x.shape[:2])
         e, g, pool = self.select(x, mask, cache and cache.pool)  # (b, l, d), (b, l, f)
-        if self.asset: e = e + self._who(asset, len(x))
+        if self.asset:
+            e = e + self._who(asset, len(x))
         after = []
         for block, before in zip(self.blocks, cache.blocks if cache else [None] * len(self.blocks)):
             e, pi, now = block(e, dt, observed, before, trace)
             after.append(now)
-        law = self.law(self.norm(e), pi)                         # 3 x (b, l, H)
-        if trace is not None: trace.append(g)
+        law = self.law(self.norm(e), pi)  # 3 x (b, l, H)
+        if trace is not None:
+            trace.append(g)
         return ModelOutput(*law, self.position(*law, prior), pi), ModelCache(pool, tuple(after))
 
 # %% ../nbs/04_hybrid.ipynb #ad4c0f1d
 class Explanation(NamedTuple):
     "Why: importances, attention maps, regimes, decays and gates of one pass, detached"
+
     importance: Tensor  # gate per feature (b, l, f), sums to one
-    attention: tuple    # per layer (b, head, l, l), heads ordered by window
-    regime: Tensor      # π of the last block (b, l, k)
-    log_decay: tuple    # per layer (b, l, head)
-    half_life: tuple    # per layer (b, l, head), sessions, by the decay of the head
-    gate: tuple         # γ per layer (b, l, d): 1 = the state, 0 = the memory ('parallel': both)
-    residual: tuple     # per layer: change by the last of several rounds, over all; else 0
+    attention: tuple  # per layer (b, head, l, l), heads ordered by window
+    regime: Tensor  # π of the last block (b, l, k)
+    log_decay: tuple  # per layer (b, l, head)
+    half_life: tuple  # per layer (b, l, head), sessions, by the decay of the head
+    gate: tuple  # γ per layer (b, l, d): 1 = the state, 0 = the memory ('parallel': both)
+    residual: tuple  # per layer: change by the last of several rounds, over all; else 0
+
 
 def _half_life(log_a, dt):
     tau = torch.ones_like(log_a[..., :1]) if dt is None else dt[..., None].to(log_a)
@@ -636,21 +754,26 @@ def _half_life(log_a, dt):
 def _resting(model):
     "In evaluation mode for a while; afterwards as before, whatever happened"
     training = model.training
-    try: yield model.eval()
-    finally: model.train(training)
+    try:
+        yield model.eval()
+    finally:
+        model.train(training)
+
 
 class _Looked(_Way):
     "The empty cache, and the pass that leaves a trace"
-    def init_cache(self, batch_size:int)->ModelCache: # empty
+
+    def init_cache(self, batch_size: int) -> ModelCache:  # empty
         "What the model carries before the first session"
-        rows = self.norm.weight.new_zeros(2, batch_size, 20, self.config['input_dim'])
+        rows = self.norm.weight.new_zeros(2, batch_size, 20, self.config["input_dim"])
         return ModelCache(PoolCache(*rows), tuple(b.init_cache(batch_size) for b in self.blocks))
 
     @torch.no_grad()
-    def explain(self, x:Tensor, dt=None, mask=None, asset=None)->Explanation: # to look at
+    def explain(self, x: Tensor, dt=None, mask=None, asset=None) -> Explanation:  # to look at
         "Importances, attention maps, regime weights, half-lives and gates, without dropout"
         trace = []
-        with _resting(self): out, _ = self._run(x, dt, mask, asset, trace=trace)
+        with _resting(self):
+            out, _ = self._run(x, dt, mask, asset, trace=trace)
         maps, decays, gates, residuals = zip(*trace[:-1])
         half_lives = tuple(_half_life(log_a, dt) for log_a in decays)
         return Explanation(trace[-1], maps, out.regime, decays, half_lives, gates, residuals)
@@ -658,33 +781,43 @@ class _Looked(_Way):
 # %% ../nbs/04_hybrid.ipynb #db1625e9
 def _box(x, y, w, title, *lines):
     "A rounded box with a title and lines below it, as SVG"
-    text = ''.join(f'<text x="{x + 8}" y="{y + 33 + 14 * i}">{line}</text>'
-                   for i, line in enumerate(lines))
-    return (f'<rect x="{x}" y="{y}" width="{w}" height="{28 + 14 * len(lines)}" rx="6" '
-            f'fill="#fff" stroke="#567"/><text x="{x + 8}" y="{y + 17}" font-weight="bold">'
-            f'{title}</text>{text}')
+    text = "".join(
+        f'<text x="{x + 8}" y="{y + 33 + 14 * i}">{line}</text>' for i, line in enumerate(lines)
+    )
+    return (
+        f'<rect x="{x}" y="{y}" width="{w}" height="{28 + 14 * len(lines)}" rx="6" '
+        f'fill="#fff" stroke="#567"/><text x="{x + 8}" y="{y + 17}" font-weight="bold">'
+        f"{title}</text>{text}"
+    )
 
-def _arrow(path, label='', x=0, y=0):
-    return (f'<path d="{path}" fill="none" stroke="#567" marker-end="url(#tip)"/>'
-            f'<text x="{x}" y="{y}" fill="#567">{label}</text>')
 
-_TIP = ('<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
-        'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#567"/></marker></defs>')
+def _arrow(path, label="", x=0, y=0):
+    return (
+        f'<path d="{path}" fill="none" stroke="#567" marker-end="url(#tip)"/>'
+        f'<text x="{x}" y="{y}" fill="#567">{label}</text>'
+    )
+
+
+_TIP = (
+    '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
+    'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="#567"/></marker></defs>'
+)
 
 # %% ../nbs/04_hybrid.ipynb #01a0d336
 def _inside(c, blocks, d):
     "The boxes of a block: memory above, state below, the wire between them"
     h, n, p = blocks[0].ssm.shape
-    lives = ' '.join(f'{t:.3g}' for t in blocks[0].ssm.half_lives().tolist()[:4])
-    windows = ' '.join(map(str, blocks[0].attention.windows[:4])) + (' ...' if h > 4 else '')
-    memory = _box(352, 42, 190, 'attention memory', f'windows {windows}', f'm {d}')
-    state = _box(352, 152, 190, 'state space', f'h ({h}, {n}, {p})', f'half-lives {lives}')
-    wired = c['coupling'] not in ('none', 'parallel')
-    said = f"{c['coupling']}, {c['n_regimes']} regimes" + ('' if wired else ', no wire')
-    wire = _arrow('M447 98V150' if wired else '', said, 460, 128)
-    if blocks[0].rounds: wire += _arrow('M430 150V100', f'{blocks[0].rounds}×', 404, 128)
-    mixed = _box(600, 98, 110, 'gate, MLP', f'γ {d}')
-    edges = _arrow('M542 70H655V96', 'm', 566, 64) + _arrow('M542 180H655V142', 'y', 566, 194)
+    lives = " ".join(f"{t:.3g}" for t in blocks[0].ssm.half_lives().tolist()[:4])
+    windows = " ".join(map(str, blocks[0].attention.windows[:4])) + (" ..." if h > 4 else "")
+    memory = _box(352, 42, 190, "attention memory", f"windows {windows}", f"m {d}")
+    state = _box(352, 152, 190, "state space", f"h ({h}, {n}, {p})", f"half-lives {lives}")
+    wired = c["coupling"] not in ("none", "parallel")
+    said = f"{c['coupling']}, {c['n_regimes']} regimes" + ("" if wired else ", no wire")
+    wire = _arrow("M447 98V150" if wired else "", said, 460, 128)
+    if blocks[0].rounds:
+        wire += _arrow("M430 150V100", f"{blocks[0].rounds}×", 404, 128)
+    mixed = _box(600, 98, 110, "gate, MLP", f"γ {d}")
+    edges = _arrow("M542 70H655V96", "m", 566, 64) + _arrow("M542 180H655V142", "y", 566, 194)
     frame = '<rect x="336" y="14" width="390" height="212" rx="8" fill="#eef3f7" stroke="#9ab"/>'
     name = f'<text x="344" y="30">block × {len(blocks)}</text>'
     return frame + name + memory + state + wire + mixed + edges
@@ -694,43 +827,61 @@ def _diagram(model):
     "What a model is made of, with live shapes, as inline SVG"
     c, (b, l) = model.config, model.fed
     d, H = f"({b}, {l}, {c['memory_dim']})", f"({b}, {l}, {len(c['horizons'])})"
-    x = _box(8, 98, 120, 'features', f"x ({b}, {l}, {c['input_dim']})")
-    select = _box(164, 98, 146, 'variable selection', 'day, week, month', f'e {d}')
-    ends = ' '.join(map(str, c['horizons']))
-    law = _box(756, 60, 150, 'Student-t law', f'horizons {ends}', f'μ, σ, ν {H}')
-    position = _box(756, 150, 150, 'position', f'in [-1, 1] ({b}, {l})')
-    edges = (_arrow('M128 120H162') + _arrow('M310 120H334') + _arrow('M726 120H740V88H754')
-             + _arrow('M831 116V148'))
-    title = f'{type(model).__name__}, {model.num_parameters:,} parameters'
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 916 256" width="916" '
-            f'font-family="sans-serif" font-size="11">{_TIP}{x}{select}'
-            f'{_inside(c, model.blocks, d)}{law}{position}{edges}'
-            f'<text x="8" y="248" font-weight="bold">{title}</text></svg>')
+    x = _box(8, 98, 120, "features", f"x ({b}, {l}, {c['input_dim']})")
+    select = _box(164, 98, 146, "variable selection", "day, week, month", f"e {d}")
+    ends = " ".join(map(str, c["horizons"]))
+    law = _box(756, 60, 150, "Student-t law", f"horizons {ends}", f"μ, σ, ν {H}")
+    position = _box(756, 150, 150, "position", f"in [-1, 1] ({b}, {l})")
+    edges = (
+        _arrow("M128 120H162")
+        + _arrow("M310 120H334")
+        + _arrow("M726 120H740V88H754")
+        + _arrow("M831 116V148")
+    )
+    title = f"{type(model).__name__}, {model.num_parameters:,} parameters"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 916 256" width="916" '
+        f'font-family="sans-serif" font-size="11">{_TIP}{x}{select}'
+        f"{_inside(c, model.blocks, d)}{law}{position}{edges}"
+        f'<text x="8" y="248" font-weight="bold">{title}</text></svg>'
+    )
 
 # %% ../nbs/04_hybrid.ipynb #9605d048
 class _Shown(_Looked):
     "The way out of the notebook: a picture, and a step that other programs can run"
-    def _repr_html_(self): return _diagram(self)
 
-    def export_step(self,
-        batch_size:int=1, # assets that advance together
-    )->torch.export.ExportedProgram: # (x, cache, dt, mask[, asset]) -> output, next cache
+    def _repr_html_(self):
+        return _diagram(self)
+
+    def export_step(
+        self,
+        batch_size: int = 1,  # assets that advance together
+    ) -> torch.export.ExportedProgram:  # (x, cache, dt, mask[, asset]) -> output, next cache
         "The step of one session as a graph without Python (`torch.export`)"
-        f, own = self.config['input_dim'], self.norm.weight
-        inputs = [own.new_zeros(batch_size, f), _apart(self.init_cache(batch_size)),
-                  own.new_ones(batch_size),
-                  torch.ones(batch_size, f, dtype=torch.bool, device=own.device)]
-        if self.asset: inputs.append(torch.zeros_like(inputs[2], dtype=torch.long))
-        with _resting(self): return torch.export.export(_OneStep(self).eval(), tuple(inputs))
+        f, own = self.config["input_dim"], self.norm.weight
+        inputs = [
+            own.new_zeros(batch_size, f),
+            _apart(self.init_cache(batch_size)),
+            own.new_ones(batch_size),
+            torch.ones(batch_size, f, dtype=torch.bool, device=own.device),
+        ]
+        if self.asset:
+            inputs.append(torch.zeros_like(inputs[2], dtype=torch.long))
+        with _resting(self):
+            return torch.export.export(_OneStep(self).eval(), tuple(inputs))
+
 
 def _apart(cache):
     "The same cache with memory of its own for every tensor: export takes one memory for one input"
-    if isinstance(cache, Tensor): return cache.clone()
+    if isinstance(cache, Tensor):
+        return cache.clone()
     parts = map(_apart, cache)
-    return type(cache)(*parts) if hasattr(cache, '_fields') else tuple(parts)
+    return type(cache)(*parts) if hasattr(cache, "_fields") else tuple(parts)
+
 
 class _OneStep(nn.Module):
     "`step` as `forward`, which is what can be exported"
+
     def __init__(self, model):
         super().__init__()
         self.model = model
@@ -741,26 +892,30 @@ class _OneStep(nn.Module):
 # %% ../nbs/04_hybrid.ipynb #f3426c79
 class HybridFinancialModel(_Shown):
     "Variable selection, blocks of state space and attention memory, one predictive law"
-    def __init__(self,
-        state_dim:int, # rows of the state of each head
-        memory_dim:int, # width d of the trunk and of the memory
-        input_dim:int, # features per session
-        num_heads:int, # heads, of attention and state space alike
-        n_layers:int=2, # blocks
-        horizons:tuple=(1, 5, 21), # sessions ahead, one law each
-        n_regimes:int=3, # regime weights
-        windows:tuple|None=None, # sessions each head looks back; None = 21, 63, 252, 252, ...
-        coupling:str='mixture', # who reads whom: one of `COUPLINGS` or `CONTROLS`
-        n_assets:int=0, # assets with an embedding of their own; 0 = `asset` is ignored
-        dropout:float=0., # fraction dropped of what a block adds, in training
-        seed:int|None=0, # of the initial weights; None = torch's global generator
-        rule:str='variance', # how a session is written: 'variance', 'hold' or 'trapezoid'
-        rotary:bool=False, # a state that turns, for cycles
-        forget:bool=False, # a gate per state row that only forgets
-        kv_heads:int|None=None, # heads of keys and values, shared in groups; None = num_heads
-        positions:str='alibi', # how attention counts age: 'alibi' or 'rotary'
+
+    def __init__(
+        self,
+        state_dim: int,  # rows of the state of each head
+        memory_dim: int,  # width d of the trunk and of the memory
+        input_dim: int,  # features per session
+        num_heads: int,  # heads, of attention and state space alike
+        n_layers: int = 2,  # blocks
+        horizons: tuple = (1, 5, 21),  # sessions ahead, one law each
+        n_regimes: int = 3,  # regime weights
+        windows: tuple | None = None,  # sessions each head looks back; None = 21, 63, 252, 252, ...
+        coupling: str = "mixture",  # who reads whom: one of `COUPLINGS` or `CONTROLS`
+        n_assets: int = 0,  # assets with an embedding of their own; 0 = `asset` is ignored
+        dropout: float = 0.0,  # fraction dropped of what a block adds, in training
+        seed: int | None = 0,  # of the initial weights; None = torch's global generator
+        rule: str = "variance",  # how a session is written: 'variance', 'hold' or 'trapezoid'
+        rotary: bool = False,  # a state that turns, for cycles
+        forget: bool = False,  # a gate per state row that only forgets
+        kv_heads: int | None = None,  # heads of keys and values, shared in groups; None = num_heads
+        positions: str = "alibi",  # how attention counts age: 'alibi' or 'rotary'
     ):
-        config = {k: v for k, v in locals().items() if k not in ('self', '__class__')}
-        for name in 'horizons', 'windows':
-            if isinstance(config[name], tuple): config[name] = list(config[name])
-        with drawn_from(seed) as config['seed']: super().__init__(config)
+        config = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        for name in "horizons", "windows":
+            if isinstance(config[name], tuple):
+                config[name] = list(config[name])
+        with drawn_from(seed) as config["seed"]:
+            super().__init__(config)

@@ -43,8 +43,10 @@ def _series(returns):
     except (TypeError, ValueError) as error:
         raise MetricError(f"returns hold what is no number ({error}): give fractions") from None
     if (infinite := np.isinf(out.to_numpy())).any():
-        raise MetricError(f"returns contain an infinite value at {_where(out, infinite)}: "
-                          "look for a price of zero")
+        raise MetricError(
+            f"returns contain an infinite value at {_where(out, infinite)}: "
+            "look for a price of zero"
+        )
     return out.dropna()
 
 
@@ -58,11 +60,14 @@ def _dated(series, name="returns"):
     "The same Series, if its dates can be counted; raises MetricError with the remedy."
     index = series.index
     if not isinstance(index, pd.DatetimeIndex):
-        raise MetricError(f"the {name} have no dates but {index.dtype} labels: set an index with "
-                          "pd.to_datetime")
-    for wrong, remedy in ((index.tz is not None, "have a time zone: .tz_localize(None)"),
-                          (not index.is_unique, "repeat a date: keep one row per date"),
-                          (not index.is_monotonic_increasing, "are not sorted: .sort_index()")):
+        raise MetricError(
+            f"the {name} have no dates but {index.dtype} labels: set an index with pd.to_datetime"
+        )
+    for wrong, remedy in (
+        (index.tz is not None, "have a time zone: .tz_localize(None)"),
+        (not index.is_unique, "repeat a date: keep one row per date"),
+        (not index.is_monotonic_increasing, "are not sorted: .sort_index()"),
+    ):
         if wrong:
             raise MetricError(f"the dates of the {name} {remedy}")
     return series
@@ -79,25 +84,25 @@ def _periods(series, periods):
 
 # %% ../nbs/06a_metrics.ipynb #6db37698
 def sharpe_error(
-    ratio:float, # Sharpe ratio per session, NOT annualised
-    skew:float, # skewness of the returns
-    kurtosis:float, # plain kurtosis, 3 for the normal law
-    n:int, # number of returns
-)->float: # standard error per session; multiply by sqrt(252) for a year
+    ratio: float,  # Sharpe ratio per session, NOT annualised
+    skew: float,  # skewness of the returns
+    kurtosis: float,  # plain kurtosis, 3 for the normal law
+    n: int,  # number of returns
+) -> float:  # standard error per session; multiply by sqrt(252) for a year
     "Standard error of a Sharpe ratio under any law with four moments (Mertens, 2002)."
-    return sqrt(max(1 - skew * ratio + (kurtosis - 1) / 4 * ratio**2, 0.) / (n - 1))
+    return sqrt(max(1 - skew * ratio + (kurtosis - 1) / 4 * ratio**2, 0.0) / (n - 1))
 
 # %% ../nbs/06a_metrics.ipynb #15633a95
 def _ar1(u):
     "First-order autocorrelation of each column, with Kendall's (1954) correction of its bias."
     n = len(u)
     rho = (u[1:] * u[:-1]).sum(0) / np.maximum((u[:-1] ** 2).sum(0), 1e-300)
-    return np.clip(rho + (1 + 3 * rho) / n, -.97, .97)
+    return np.clip(rho + (1 + 3 * rho) / n, -0.97, 0.97)
 
 
 def long_run_variance(
-    u:np.ndarray, # influences with mean zero, (n,) or (n, series)
-)->tuple: # variance of sqrt(n) x the mean, and the lags that were summed; one each per series
+    u: np.ndarray,  # influences with mean zero, (n,) or (n, series)
+) -> tuple:  # variance of sqrt(n) x the mean, and the lags that were summed; one each per series
     "Long-run variance, prewhitened (Andrews and Monahan, 1992) with a Bartlett kernel."
     u = np.asarray(u, float)
     rho = _ar1(u)
@@ -122,6 +127,7 @@ def _influence(x):
 @dataclass(frozen=True, eq=False)
 class Sharpe:
     "An annualised Sharpe ratio that does not travel without its standard error."
+
     value: float  # annualised; NaN where the returns do not vary
     se: float  # standard error of `value`
     n: int  # returns it rests on
@@ -149,37 +155,40 @@ class Sharpe:
     def __hash__(self):
         return hash(float(self))
 
-    def interval(self, level:float=.95)->tuple:
+    def interval(self, level: float = 0.95) -> tuple:
         "Symmetric confidence interval at `level`."
-        width = NormalDist().inv_cdf(.5 + level / 2) * self.se
+        width = NormalDist().inv_cdf(0.5 + level / 2) * self.se
         return self.value - width, self.value + width
 
-    def probability(self, above:float=0.)->float:
+    def probability(self, above: float = 0.0) -> float:
         "Probability that the true ratio is above `above` (probabilistic Sharpe ratio)."
         return nan if isnan(self.value) else NormalDist().cdf((self.value - above) / self.se)
 
     def _repr_html_(self):
         if isnan(self.value):
             return f"<b>Sharpe</b> undefined: {self.n} returns that do not vary"
-        return (f"<b>Sharpe {self}</b> ({self.n:,} returns; "
-                f"P(SR &gt; 0) = {self.probability():.3f})")
+        return f"<b>Sharpe {self}</b> ({self.n:,} returns; P(SR &gt; 0) = {self.probability():.3f})"
 
 # %% ../nbs/06a_metrics.ipynb #5fdf1970
 def sharpe(
-    returns:Returns, # simple returns of one strategy; NaN rows are left out of `n`
-    periods:float|None=None, # per year; None = counted from the dates, 252 where there are none
-)->Sharpe: # annualised, risk-free rate zero; NaN where undefined, never infinite
+    returns: Returns,  # simple returns of one strategy; NaN rows are left out of `n`
+    periods: float
+    | None = None,  # per year; None = counted from the dates, 252 where there are none
+) -> Sharpe:  # annualised, risk-free rate zero; NaN where undefined, never infinite
     "Annualised Sharpe ratio; its error knows autocorrelation (Andrews and Monahan, 1992)."
     series = _series(returns)
     x, root = series.to_numpy(), sqrt(_periods(series, periods))
-    n, spread = len(x), x.std(ddof=1) if len(x) > 2 else 0.
-    if spread <= 1e-12 * np.abs(x).max(initial=0.):
+    n, spread = len(x), x.std(ddof=1) if len(x) > 2 else 0.0
+    if spread <= 1e-12 * np.abs(x).max(initial=0.0):
         return Sharpe(nan, nan, n)
     ratio = x.mean() / spread
     enough = n >= 20  # below, autocorrelation cannot be told: the formula of Mertens (2002)
     z = (x - x.mean()) / x.std()
-    se = sqrt(long_run_variance(_influence(x))[0] / n) if enough else \
-        sharpe_error(ratio, (z**3).mean(), (z**4).mean(), n)
+    se = (
+        sqrt(long_run_variance(_influence(x))[0] / n)
+        if enough
+        else sharpe_error(ratio, (z**3).mean(), (z**4).mean(), n)
+    )
     return Sharpe(float(ratio * root), float(se * root), n)
 
 # %% ../nbs/06a_metrics.ipynb #788a2e4f
@@ -188,32 +197,35 @@ def _compoundable(returns):
     series = _series(returns)
     if (ruin := series.to_numpy() < -1).any():
         found = series.to_numpy()[ruin][0]
-        raise MetricError(f"the return at {_where(series, ruin)} is {found:.4g}: below -1 (-100 %) "
-                          "nothing is left to compound; give fractions and not percent, or end "
-                          "the strategy where its account was lost")
+        raise MetricError(
+            f"the return at {_where(series, ruin)} is {found:.4g}: below -1 (-100 %) "
+            "nothing is left to compound; give fractions and not percent, or end "
+            "the strategy where its account was lost"
+        )
     return series
 
 
 def drawdowns(
-    returns:Returns, # simple returns of one strategy, none below -1; NaN rows are left out
-)->pd.Series: # equity / its highest value so far - 1, in [-1, 0]; raises MetricError
+    returns: Returns,  # simple returns of one strategy, none below -1; NaN rows are left out
+) -> pd.Series:  # equity / its highest value so far - 1, in [-1, 0]; raises MetricError
     "Distance from the previous peak after every session, compounded."
     equity = (1 + _compoundable(returns)).cumprod()
-    return equity / equity.cummax().clip(lower=1.) - 1
+    return equity / equity.cummax().clip(lower=1.0) - 1
 
 # %% ../nbs/06a_metrics.ipynb #46036422
 def max_drawdown(
-    returns:Returns, # simple returns of one strategy, none below -1
-)->float: # most negative drawdown; -.2 = a fifth lost from the peak; NaN where nothing is given
+    returns: Returns,  # simple returns of one strategy, none below -1
+) -> float:  # most negative drawdown; -.2 = a fifth lost from the peak; NaN where nothing is given
     "Deepest loss from a previous peak, compounded."
     depth = drawdowns(returns)
     return float(depth.min()) if len(depth) else nan
 
 # %% ../nbs/06a_metrics.ipynb #368d3916
 def annual_return(
-    returns:Returns, # simple returns of one strategy, none below -1
-    periods:float|None=None, # per year; None = counted from the dates, 252 where there are none
-)->float: # compounded growth per year, fraction; raises MetricError
+    returns: Returns,  # simple returns of one strategy, none below -1
+    periods: float
+    | None = None,  # per year; None = counted from the dates, 252 where there are none
+) -> float:  # compounded growth per year, fraction; raises MetricError
     "Compounded annual return."
     series = _compoundable(returns)
     if not len(series):
@@ -223,9 +235,10 @@ def annual_return(
 
 # %% ../nbs/06a_metrics.ipynb #42d3795d
 def annual_volatility(
-    returns:Returns, # simple returns of one strategy
-    periods:float|None=None, # per year; None = counted from the dates, 252 where there are none
-)->float: # standard deviation per year, fraction
+    returns: Returns,  # simple returns of one strategy
+    periods: float
+    | None = None,  # per year; None = counted from the dates, 252 where there are none
+) -> float:  # standard deviation per year, fraction
     "Annualised standard deviation of the returns."
     series = _series(returns)
     x = series.to_numpy()
@@ -240,9 +253,9 @@ def _per_interval(series, ends):
 
 
 def common_intervals(
-    a:pd.Series, # simple returns with dates, each since the date before
-    b:pd.Series, # the same of another series; a leading NaN marks its first price
-)->pd.DataFrame: # columns a and b, dated by the ends of the intervals; raises MetricError
+    a: pd.Series,  # simple returns with dates, each since the date before
+    b: pd.Series,  # the same of another series; a leading NaN marks its first price
+) -> pd.DataFrame:  # columns a and b, dated by the ends of the intervals; raises MetricError
     "Two return series compounded between the dates that both have."
     sides = []
     for name, given in (("returns", a), ("benchmark", b)):
@@ -251,15 +264,19 @@ def common_intervals(
         if not isinstance(given, pd.Series):
             raise MetricError(f"the {name} are {type(given).__name__}: give a Series with dates")
         _dated(given, name)
-        first = given.iloc[:1].fillna(0.)  # the price that the first return starts from
+        first = given.iloc[:1].fillna(0.0)  # the price that the first return starts from
         sides.append(pd.concat([first, _series(given.iloc[1:])]))
     a_, b_ = sides
     ends = a_.index.intersection(b_.index)
     if len(ends) < 4:
-        spans = [f"{s.index[0]:%Y-%m-%d} to {s.index[-1]:%Y-%m-%d}" if len(s) else "nothing"
-                 for s in sides]
-        raise MetricError(f"returns ({spans[0]}) and benchmark ({spans[1]}) have {len(ends)} dates "
-                          "in common, 4 are needed: choose a benchmark with prices on these dates")
+        spans = [
+            f"{s.index[0]:%Y-%m-%d} to {s.index[-1]:%Y-%m-%d}" if len(s) else "nothing"
+            for s in sides
+        ]
+        raise MetricError(
+            f"returns ({spans[0]}) and benchmark ({spans[1]}) have {len(ends)} dates "
+            "in common, 4 are needed: choose a benchmark with prices on these dates"
+        )
     both = pd.DataFrame({n: _per_interval(s, ends) for n, s in zip("ab", sides)}, ends[1:])
     if ends[0] == a_.index[0] == b_.index[0] and not (pd.isna(a.iloc[0]) or pd.isna(b.iloc[0])):
         both = pd.concat([pd.DataFrame({"a": a_.iloc[0], "b": b_.iloc[0]}, ends[:1]), both])
@@ -271,10 +288,10 @@ def _monthly(returns):
 
 # %% ../nbs/06a_metrics.ipynb #a5abac43
 def correlation(
-    returns:pd.Series, # simple returns with a DatetimeIndex
-    benchmark:pd.Series, # the same of an index, on dates of its own
-    monthly:bool=False, # compound to calendar months first
-)->float: # in [-1, 1]; NaN where either does not vary; raises MetricError where nothing overlaps
+    returns: pd.Series,  # simple returns with a DatetimeIndex
+    benchmark: pd.Series,  # the same of an index, on dates of its own
+    monthly: bool = False,  # compound to calendar months first
+) -> float:  # in [-1, 1]; NaN where either does not vary; raises MetricError where nothing overlaps
     "Correlation of a strategy with a benchmark over common intervals, or monthly."
     both = common_intervals(returns, benchmark)
     if monthly:
@@ -284,17 +301,18 @@ def correlation(
 
 # %% ../nbs/06a_metrics.ipynb #a2c76b65
 def turnover_per_year(
-    turnover:Returns, # notional traded per session, one way
-    periods:float|None=None, # per year; None = counted from the dates, 252 where there are none
-)->float: # times the equity; 2 = everything replaced once (sold and bought)
+    turnover: Returns,  # notional traded per session, one way
+    periods: float
+    | None = None,  # per year; None = counted from the dates, 252 where there are none
+) -> float:  # times the equity; 2 = everything replaced once (sold and bought)
     "Notional traded per year as a multiple of the equity, one way."
     series = _series(turnover)
     return float(series.mean() * _periods(series, periods)) if len(series) else nan
 
 # %% ../nbs/06a_metrics.ipynb #7e7f51f1
 def break_even_bps(
-    result:BacktestResult, # the books of a strategy
-)->float: # one-way cost in basis points; NaN where nothing is traded
+    result: BacktestResult,  # the books of a strategy
+) -> float:  # one-way cost in basis points; NaN where nothing is traded
     "Cost per unit traded or rolled that would leave nothing of the gross return."
     paid = (result.turnover + result.rolled) * result.fill_equity  # share of the previous equity
     earned = result.gross_returns - result.financing_costs
@@ -302,29 +320,37 @@ def break_even_bps(
 
 # %% ../nbs/06a_metrics.ipynb #46c991e8
 def summarize(
-    result:BacktestResult, # the books of one strategy
-    benchmark:pd.Series|None=None, # index returns for the correlation; None = NaN
-    periods:float|None=None, # per year; None = those of the result, else counted from the dates
-)->pd.Series: # the two Sharpe ratios are `Sharpe` objects, the rest floats
+    result: BacktestResult,  # the books of one strategy
+    benchmark: pd.Series | None = None,  # index returns for the correlation; None = NaN
+    periods: float
+    | None = None,  # per year; None = those of the result, else counted from the dates
+) -> pd.Series:  # the two Sharpe ratios are `Sharpe` objects, the rest floats
     "One row of a league table: what a strategy earned, risked and cost."
     net = result.net_returns
     periods = getattr(result, "periods", None) if periods is None else periods
-    return pd.Series({
-        "Net Sharpe": sharpe(net, periods),
-        "Gross Sharpe": sharpe(result.gross_returns, periods),
-        "Annual return": annual_return(net, periods),
-        "Volatility": annual_volatility(net, periods),
-        "MDD": max_drawdown(net),
-        "Corr. to index": nan if benchmark is None else correlation(net, benchmark),
-        "Turnover": turnover_per_year(result.turnover, periods),
-        "Break-even bp": break_even_bps(result),
-    }, dtype=object)
+    return pd.Series(
+        {
+            "Net Sharpe": sharpe(net, periods),
+            "Gross Sharpe": sharpe(result.gross_returns, periods),
+            "Annual return": annual_return(net, periods),
+            "Volatility": annual_volatility(net, periods),
+            "MDD": max_drawdown(net),
+            "Corr. to index": nan if benchmark is None else correlation(net, benchmark),
+            "Turnover": turnover_per_year(result.turnover, periods),
+            "Break-even bp": break_even_bps(result),
+        },
+        dtype=object,
+    )
 
 # %% ../nbs/06a_metrics.ipynb #2b900b52
 _FACES = {
-    "Annual return": "{:.1%}", "Volatility": "{:.1%}", "MDD": "{:.1%}",
+    "Annual return": "{:.1%}",
+    "Volatility": "{:.1%}",
+    "MDD": "{:.1%}",
     "MDD / volatility": "{:.2f}",
-    "Corr. to index": "{:.2f}", "Turnover": "{:.1f}", "Break-even bp": "{:,.0f}",
+    "Corr. to index": "{:.2f}",
+    "Turnover": "{:.1f}",
+    "Break-even bp": "{:,.0f}",
 }
 _AGAINST = "Corr. to "  # and the name of a row
 
@@ -334,8 +360,9 @@ def _face(frame):
     for name in ("Net Sharpe", "Gross Sharpe"):
         pairs = zip(frame[name], frame[f"{name} SE"])
         out[name] = [str(Sharpe(value, se, 0)) for value, se in pairs]
-    faces = dict.fromkeys((c for c in frame if c.startswith(_AGAINST) and "monthly" not in c),
-                          "{:.2f}")
+    faces = dict.fromkeys(
+        (c for c in frame if c.startswith(_AGAINST) and "monthly" not in c), "{:.2f}"
+    )
     for name, form in (_FACES | faces).items():
         sane = (frame[name] == frame[name]) & ((name != "Break-even bp") | (frame[name] >= 0))
         out[name] = [form.format(v) if ok else "n/a" for v, ok in zip(frame[name], sane)]
@@ -345,16 +372,19 @@ def _face(frame):
 @dataclass(frozen=True, eq=False, repr=False)
 class LeagueTable:
     "Strategies side by side, on the same sessions."
+
     frame: pd.DataFrame  # raw numbers, one row a strategy, standard errors in columns of their own
     sessions: pd.DatetimeIndex  # the sessions all rows share
     periods: float = float(SESSIONS_PER_YEAR)  # per year
 
     @property
-    def caption(self)->str:
+    def caption(self) -> str:
         "What the numbers are, in one sentence."
-        return (f"{len(self.sessions):,} sessions, {self.sessions[0]:%Y-%m-%d} to "
-                f"{self.sessions[-1]:%Y-%m-%d}, {self.periods:.1f} a year; ± one standard error; "
-                "net of costs unless called gross; risk-free rate zero; turnover one way, per year")
+        return (
+            f"{len(self.sessions):,} sessions, {self.sessions[0]:%Y-%m-%d} to "
+            f"{self.sessions[-1]:%Y-%m-%d}, {self.periods:.1f} a year; ± one standard error; "
+            "net of costs unless called gross; risk-free rate zero; turnover one way, per year"
+        )
 
     def __str__(self):
         return f"{_face(self.frame).to_string()}\n{self.caption}"
@@ -366,11 +396,12 @@ class LeagueTable:
 
 # %% ../nbs/06a_metrics.ipynb #2ca66a81
 def league_table(
-    results:Mapping[str, BacktestResult], # name -> books, all over the same sessions
-    benchmark:pd.Series|None=None, # index returns for the correlations
-    periods:float|None=None, # per year; None = those of the first result, else from the dates
-    against:str|None=None, # a row whose correlation with every row is shown; absent = no column
-)->LeagueTable: # rows in the order given; raises MetricError where sessions differ
+    results: Mapping[str, BacktestResult],  # name -> books, all over the same sessions
+    benchmark: pd.Series | None = None,  # index returns for the correlations
+    periods: float | None = None,  # per year; None = those of the first result, else from the dates
+    against: str
+    | None = None,  # a row whose correlation with every row is shown; absent = no column
+) -> LeagueTable:  # rows in the order given; raises MetricError where sessions differ
     "Compare strategies on the same sessions."
     if not results:
         raise MetricError("no results were given: pass at least one {name: BacktestResult}")
@@ -378,8 +409,10 @@ def league_table(
     sessions = books.net_returns.index
     for name, other in others:
         if not other.net_returns.index.equals(sessions):
-            raise MetricError(f"'{name}' covers {len(other.net_returns)} sessions and '{first}' "
-                              f"{len(sessions)}: compare on the same ones, see .window()")
+            raise MetricError(
+                f"'{name}' covers {len(other.net_returns)} sessions and '{first}' "
+                f"{len(sessions)}: compare on the same ones, see .window()"
+            )
     periods = getattr(books, "periods", None) if periods is None else periods
     rows = {name: _table_row(result, benchmark, periods) for name, result in results.items()}
     frame = pd.DataFrame.from_dict(rows, orient="index")
@@ -395,28 +428,35 @@ def _table_row(result, benchmark, periods):
     errors = {f"{k} SE": v.se for k, v in row.items() if isinstance(v, Sharpe)}
     depth = -row["MDD"] / row["Volatility"] if row["Volatility"] > 0 else nan
     month = nan if benchmark is None else correlation(result.net_returns, benchmark, True)
-    return {k: float(v) for k, v in row.items()} | errors | {
-        "MDD / volatility": depth, "Corr. to index, monthly": month,
-        "Sessions": len(result.net_returns)}
+    return (
+        {k: float(v) for k, v in row.items()}
+        | errors
+        | {
+            "MDD / volatility": depth,
+            "Corr. to index, monthly": month,
+            "Sessions": len(result.net_returns),
+        }
+    )
 
 # %% ../nbs/06a_metrics.ipynb #338abe5f
 @dataclass(frozen=True)
 class Difference:
     "A difference of two annualised Sharpe ratios with its interval."
+
     value: float  # sharpe(a) - sharpe(b), each the mean over its seeds
     low: float  # lower end of the interval
     high: float  # upper end
-    level: float = .95  # coverage of the interval
+    level: float = 0.95  # coverage of the interval
     block: float = nan  # lags over which dependence in time was summed, sessions
     seeds: tuple = (1, 1)  # results on either side
 
     @property
-    def excludes_zero(self)->bool:
+    def excludes_zero(self) -> bool:
         "Whether the interval lies on one side of zero."
         return self.low > 0 or self.high < 0
 
     @property
-    def knows(self)->str:
+    def knows(self) -> str:
         "What the interval takes into account."
         if max(self.seeds) == 1:
             return "time only, no seeds"
@@ -427,8 +467,10 @@ class Difference:
 
     def _repr_html_(self):
         verdict = "excludes" if self.excludes_zero else "contains"
-        return (f"<b>Sharpe difference {self}</b>; the {self.level:.0%} interval {verdict} zero; "
-                f"it knows of {self.knows}")
+        return (
+            f"<b>Sharpe difference {self}</b>; the {self.level:.0%} interval {verdict} zero; "
+            f"it knows of {self.knows}"
+        )
 
 # %% ../nbs/06a_metrics.ipynb #530544c0
 def _stacked(side, name):
@@ -439,19 +481,24 @@ def _stacked(side, name):
     first = parts[0]
     for x in parts:
         if len(x) != len(first) or hasattr(x, "index") and not x.index.equals(first.index):
-            raise MetricError(f"the seeds of {name} cover {len(first)} and {len(x)} returns or "
-                              "other sessions: compare on the same ones, see BacktestResult.window")
+            raise MetricError(
+                f"the seeds of {name} cover {len(first)} and {len(x)} returns or "
+                "other sessions: compare on the same ones, see BacktestResult.window"
+            )
         if isnan(sharpe(x, 1).value) or np.isnan(np.asarray(x, float)).any():
-            raise MetricError(f"the returns of {name} do not vary or contain NaN: no Sharpe ratio "
-                              "to compare")
+            raise MetricError(
+                f"the returns of {name} do not vary or contain NaN: no Sharpe ratio to compare"
+            )
     return np.column_stack([np.asarray(x, float) for x in parts]), getattr(first, "index", None)
 
 
 def _paired(a, b):
     (x, days), (y, other) = _stacked(a, "a"), _stacked(b, "b")
     if len(x) != len(y) or days is not None and other is not None and not days.equals(other):
-        raise MetricError(f"a has {len(x)} returns and b {len(y)}, or their sessions differ: a "
-                          "paired comparison needs the same sessions, see BacktestResult.window")
+        raise MetricError(
+            f"a has {len(x)} returns and b {len(y)}, or their sessions differ: a "
+            "paired comparison needs the same sessions, see BacktestResult.window"
+        )
     return x, y, days if days is not None else other
 
 
@@ -465,21 +512,26 @@ def _between_seeds(x):
     "Variance of the mean ratio that comes from seeds: as observed, beyond time, and its freedom."
     n, k = x.shape
     if k < 2:
-        return 0., 0., 1
+        return 0.0, 0.0, 1
     seen = (x.mean(0) / x.std(0, ddof=1)).var(ddof=1)
     u = _influence(x)
     own = long_run_variance(u - u.mean(1, keepdims=True))[0].mean() * k / (k - 1) / n
-    return seen / k, max(seen - own, 0.) / k, k - 1
+    return seen / k, max(seen - own, 0.0) / k, k - 1
 
 # %% ../nbs/06a_metrics.ipynb #ab79a12b
 def sharpe_difference(
-    a:BacktestResult|pd.Series|Sequence|Mapping, # books or net returns; several = one per seed
-    b:BacktestResult|pd.Series|Sequence|Mapping, # on the same sessions as `a`
-    level:float=.95, # coverage of the interval
-    periods:float|None=None, # per year; None = those of the books, else counted from the dates
-)->Difference: # annualised; raises MetricError
+    a: BacktestResult
+    | pd.Series
+    | Sequence
+    | Mapping,  # books or net returns; several = one per seed
+    b: BacktestResult | pd.Series | Sequence | Mapping,  # on the same sessions as `a`
+    level: float = 0.95,  # coverage of the interval
+    periods: float
+    | None = None,  # per year; None = those of the books, else counted from the dates
+) -> Difference:  # annualised; raises MetricError
     "Paired difference of Sharpe ratios over time and seeds (Ledoit and Wolf, 2008)."
     from scipy.stats import t as student
+
     if not 0 < level < 1:
         raise MetricError(f"level = {level!r}: give a coverage between 0 and 1, such as .95")
     x, y, days = _paired(a, b)
@@ -493,8 +545,14 @@ def sharpe_difference(
     variance = time / len(x) + sum(p[1] for p in parts)
     few = sum(seen**2 / freedom for seen, _, freedom in parts)
     freedom = min(variance**2 / few, 1e6) if few > 0 else 1e6
-    width = student.ppf(.5 + level / 2, max(freedom, 1.)) * sqrt(variance) * root
+    width = student.ppf(0.5 + level / 2, max(freedom, 1.0)) * sqrt(variance) * root
     means = [float((side.mean(0) / side.std(0, ddof=1)).mean()) for side in (x, y)]
     value = (means[0] - means[1]) * root
-    return Difference(value, float(value - width), float(value + width), level, float(np.max(lags)),
-                      (x.shape[1], y.shape[1]))
+    return Difference(
+        value,
+        float(value - width),
+        float(value + width),
+        level,
+        float(np.max(lags)),
+        (x.shape[1], y.shape[1]),
+    )

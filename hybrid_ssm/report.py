@@ -23,14 +23,14 @@ from .figures import Picture, figure_png, figure_svg
 
 # %% ../nbs/06c_report.ipynb #1b66e395
 def _text(
-    value:object, # anything
-)->str: # safe between tags and inside quotes; control characters are dropped
+    value: object,  # anything
+) -> str:  # safe between tags and inside quotes; control characters are dropped
     return escape(re.sub(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]", "", str(value)))
 
 
 def _cell(
-    value:object, # one cell of a table
-)->str: # safe text
+    value: object,  # one cell of a table
+) -> str:  # safe text
     if isinstance(value, pd.Timestamp) and value == value.normalize():
         return f"{value:%Y-%m-%d}"
     if pd.api.types.is_scalar(value) and pd.isna(value):
@@ -43,39 +43,47 @@ def _cell(
 
 # %% ../nbs/06c_report.ipynb #2b061646
 def _cell_html(
-    text:str, # safe text
-    numeric:bool, # numbers stand to the right
-)->str: # <td>; only long text may wrap
+    text: str,  # safe text
+    numeric: bool,  # numbers stand to the right
+) -> str:  # <td>; only long text may wrap
     kind = "num" if numeric else "txt long" if len(text) > 40 else "txt"
     return f'<td class="{kind}">{text}</td>'
 
 # %% ../nbs/06c_report.ipynb #b3219557
 def table_html(
-    frame:pd.DataFrame, # any frame; labels and cells are text, never markup
-    max_rows:int=200, # rows shown; the page says how many it left out
-)->str: # a <table> element
+    frame: pd.DataFrame,  # any frame; labels and cells are text, never markup
+    max_rows: int = 200,  # rows shown; the page says how many it left out
+) -> str:  # a <table> element
     "A data frame as an HTML table."
     shown = frame.head(max_rows)
     numeric = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
-    head = "".join(f'<th class="{"num" if n else "txt"}">{_text(c)}</th>'
-                   for c, n in zip(frame.columns, numeric))
+    head = "".join(
+        f'<th class="{"num" if n else "txt"}">{_text(c)}</th>'
+        for c, n in zip(frame.columns, numeric)
+    )
     body = []
     for label, row in zip(shown.index, shown.itertuples(index=False, name=None)):
         cells = (_cell_html(_cell(v), n) for v, n in zip(row, numeric))
         body.append(f'<tr><th class="txt">{_cell(label)}</th>{"".join(cells)}</tr>')
     rest = len(frame) - len(shown)
     more = f"<p><small>{rest:,} more rows are not shown.</small></p>" if rest else ""
-    return (f'<table><thead><tr><th class="txt">{_text(frame.index.name or "")}</th>{head}</tr>'
-            f'</thead><tbody>{"".join(body)}</tbody></table>{more}')
+    return (
+        f'<table><thead><tr><th class="txt">{_text(frame.index.name or "")}</th>{head}</tr>'
+        f"</thead><tbody>{''.join(body)}</tbody></table>{more}"
+    )
 
 # %% ../nbs/06c_report.ipynb #aa88f115
-_TAGS = set("""table thead tbody tfoot tr th td caption b strong i em u small sub sup code pre p
-br hr div span h3 h4 ul ol li dl dt dd svg g path polyline polygon line rect circle text""".split())
+_TAGS = set(
+    """table thead tbody tfoot tr th td caption b strong i em u small sub sup code pre p
+br hr div span h3 h4 ul ol li dl dt dd svg g path polyline polygon line rect circle text""".split()
+)
 _VOID = {"br", "hr"}
 _SKIP = {"script", "style", "title", "template", "noscript", "iframe", "object", "math", "head"}
-_ATTRIBUTES = set("""class colspan rowspan scope align viewbox width height d points x y x1 y1
+_ATTRIBUTES = set(
+    """class colspan rowspan scope align viewbox width height d points x y x1 y1
 x2 y2 cx cy r rx fill stroke stroke-width opacity transform text-anchor font-size
-preserveaspectratio""".split())
+preserveaspectratio""".split()
+)
 _VALUE = re.compile(r"[\w\s.,%#()+-]*")  # numbers, colours, names; no quotes, colons or entities
 
 
@@ -94,8 +102,8 @@ class _Cleaner(HTMLParser):
 
 # %% ../nbs/06c_report.ipynb #ca029f96
 def _harmless(
-    value:str|None, # of an attribute on the list
-)->bool: # nothing that could load, run, or leave its quotes
+    value: str | None,  # of an attribute on the list
+) -> bool:  # nothing that could load, run, or leave its quotes
     return value is not None and bool(_VALUE.fullmatch(value)) and "url" not in value.lower()
 
 
@@ -120,8 +128,8 @@ class _Rewriter(_Cleaner):
 
 # %% ../nbs/06c_report.ipynb #a71eaf3b
 def clean_html(
-    html:str, # what some `_repr_html_` returned
-)->str: # the same words in harmless, balanced tags
+    html: str,  # what some `_repr_html_` returned
+) -> str:  # the same words in harmless, balanced tags
     "Rebuild foreign HTML from a short list of tags and attributes."
     parser = _Rewriter()
     parser.feed(html)
@@ -132,6 +140,7 @@ def clean_html(
 @dataclass(frozen=True, eq=False)
 class Section:
     "One titled part of a report."
+
     title: str  # shown as heading and in the table of contents
     items: Sequence  # of str, DataFrame, Figure, or objects with `_repr_html_`
 
@@ -144,22 +153,26 @@ class ReportError(ValueError):
 
 
 def _figure_html(
-    figure:Picture, # or any matplotlib figure
-)->str: # <figure> with the picture inside
+    figure: Picture,  # or any matplotlib figure
+) -> str:  # <figure> with the picture inside
     svg = figure_svg(figure).encode()
     kind, data = "svg+xml", svg
     if len(svg) > 200_000:
         kind, data = "png", figure_png(figure, dpi=160)
-    titles = [figure.get_suptitle(), *(ax.get_title(loc) for ax in figure.axes
-                                       for loc in ("left", "center"))]
+    titles = [
+        figure.get_suptitle(),
+        *(ax.get_title(loc) for ax in figure.axes for loc in ("left", "center")),
+    ]
     alt = _text(". ".join(t for t in titles if t) or "figure")
-    return (f'<figure><img alt="{alt}" src="data:image/{kind};base64,'
-            f'{b64encode(data).decode()}"></figure>')
+    return (
+        f'<figure><img alt="{alt}" src="data:image/{kind};base64,'
+        f'{b64encode(data).decode()}"></figure>'
+    )
 
 # %% ../nbs/06c_report.ipynb #88f178ad
 def item_html(
-    item:object, # str, DataFrame, matplotlib figure, or an object with `_repr_html_`
-)->str: # HTML that is safe whatever the item holds; raises ReportError for anything else
+    item: object,  # str, DataFrame, matplotlib figure, or an object with `_repr_html_`
+) -> str:  # HTML that is safe whatever the item holds; raises ReportError for anything else
     "One thing on a page, as HTML."
     if isinstance(item, str):
         parts = re.split(r"\n\s*\n", item)
@@ -170,8 +183,10 @@ def item_html(
         return f'<div class="wide">{table_html(item)}</div>'
     if callable(getattr(item, "_repr_html_", None)):
         return f'<div class="wide">{clean_html(item._repr_html_())}</div>'
-    raise ReportError(f"a report cannot show a {type(item).__name__}: pass a str, a DataFrame, a "
-                      "Figure, or an object with _repr_html_")
+    raise ReportError(
+        f"a report cannot show a {type(item).__name__}: pass a str, a DataFrame, a "
+        "Figure, or an object with _repr_html_"
+    )
 
 # %% ../nbs/06c_report.ipynb #d597f9c5
 _PAGE_STYLE = """
@@ -222,33 +237,39 @@ tbody tr:hover { background:color-mix(in srgb,var(--mark) 8%,transparent) }
 
 # %% ../nbs/06c_report.ipynb #8bd5c788
 def report_html(
-    title:str, # heading of the page
-    sections:Sequence, # of Section
-    subtitle:str="", # one line under the heading
-)->str: # a whole HTML document
+    title: str,  # heading of the page
+    sections: Sequence,  # of Section
+    subtitle: str = "",  # one line under the heading
+) -> str:  # a whole HTML document
     "A self-contained page: no request, no script, everything escaped."
-    links = "".join(f'<li><a href="#part-{i}">{_text(s.title)}</a></li>'
-                    for i, s in enumerate(sections, 1))
-    parts = "\n".join(f'<section id="part-{i}"><h2>{_text(s.title)}</h2>\n'
-                      + "\n".join(map(item_html, s.items)) + "</section>"
-                      for i, s in enumerate(sections, 1))
+    links = "".join(
+        f'<li><a href="#part-{i}">{_text(s.title)}</a></li>' for i, s in enumerate(sections, 1)
+    )
+    parts = "\n".join(
+        f'<section id="part-{i}"><h2>{_text(s.title)}</h2>\n'
+        + "\n".join(map(item_html, s.items))
+        + "</section>"
+        for i, s in enumerate(sections, 1)
+    )
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'"
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{_text(title)}</title>\n<style>{_PAGE_STYLE}{_PART_STYLE}</style></head>\n"
-            f'<body><div class="frame"><header><h1>{_text(title)}</h1><p>{_text(subtitle)}</p>'
-            f'</header>\n<nav aria-label="Contents"><ol>{links}</ol></nav>\n<main>{parts}</main>\n'
-            "<footer>Written by hybrid_ssm. Past results, and simulated ones in particular, do "
-            "not tell future results.</footer></div></body></html>\n")
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_text(title)}</title>\n<style>{_PAGE_STYLE}{_PART_STYLE}</style></head>\n"
+        f'<body><div class="frame"><header><h1>{_text(title)}</h1><p>{_text(subtitle)}</p>'
+        f'</header>\n<nav aria-label="Contents"><ol>{links}</ol></nav>\n<main>{parts}</main>\n'
+        "<footer>Written by hybrid_ssm. Past results, and simulated ones in particular, do "
+        "not tell future results.</footer></div></body></html>\n"
+    )
 
 # %% ../nbs/06c_report.ipynb #367f3de1
 def write_report(
-    path:str|Path, # where the page goes, e.g. 'runs/7/report.html'; its folder is made
-    title:str, # heading of the page
-    sections:Sequence, # of Section
-    subtitle:str="", # one line under the heading
-)->Path: # the written file
+    path: str | Path,  # where the page goes, e.g. 'runs/7/report.html'; its folder is made
+    title: str,  # heading of the page
+    sections: Sequence,  # of Section
+    subtitle: str = "",  # one line under the heading
+) -> Path:  # the written file
     "Write a self-contained HTML page, whole or not at all."
     path = Path(path)
     page = report_html(title, sections, subtitle).encode("utf-8", "replace")

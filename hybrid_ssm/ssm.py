@@ -25,6 +25,7 @@ class ModelInputError(ValueError):
 # %% ../nbs/02_ssm.ipynb #839fbf44
 class _Sessions(NamedTuple):
     "What the sessions bring, in the type of the sums; None where they do not"
+
     u: Tensor
     log_a: Tensor
     B: Tensor
@@ -33,6 +34,7 @@ class _Sessions(NamedTuple):
     forget: Tensor | None = None
     angle: Tensor | None = None
     reset: Tensor | None = None  # (b, l) bool: the state is emptied before this session
+
 
 def _turn(x, angle):
     "Turn the pairs (i, i + n/2) of the last axis"
@@ -43,18 +45,21 @@ def _turn(x, angle):
 # %% ../nbs/02_ssm.ipynb #3c0de463
 def _resets(segments, mask):
     "Where the segment changes, padded rows looked through; never before the first real row"
-    if segments is None: return None
-    if mask is None: return F.pad(segments[:, 1:] != segments[:, :-1], (1, 0))
+    if segments is None:
+        return None
+    if mask is None:
+        return F.pad(segments[:, 1:] != segments[:, :-1], (1, 0))
     place = torch.arange(mask.shape[1], device=mask.device).where(mask, -1).cummax(1).values
     segments = segments.gather(1, place.clamp_min(0))  # the last real row up to here
     return F.pad((segments[:, 1:] != segments[:, :-1]) & (place[:, :-1] >= 0), (1, 0))
+
 
 def _prepare(u, log_a, B, C, h, now, forget, angle, mask, segments):
     "`_Sessions` and the state, cast and masked"
     kind = torch.promote_types(u.dtype, torch.float32)
     given = [x if x is None else x.to(kind) for x in (u, log_a, B, C, now, forget, angle)]
     if mask is not None:
-        fill = lambda x: x.masked_fill(~mask.view(*mask.shape, *[1] * (x.dim() - 2)), 0.)
+        fill = lambda x: x.masked_fill(~mask.view(*mask.shape, *[1] * (x.dim() - 2)), 0.0)
         given = [x if x is None else fill(x) for x in given]
     x = _Sessions(*given, _resets(segments, mask))
     if angle is not None and forget is not None:
@@ -65,29 +70,35 @@ def _prepare(u, log_a, B, C, h, now, forget, angle, mask, segments):
 # %% ../nbs/02_ssm.ipynb #fe2a7ba5
 def _session(h, u, log_a, B, C, now=None, forget=None, angle=None, reset=None):
     "One session: readout (b, head, p) and the state after it"
-    if reset is not None: h = h.masked_fill(reset[:, None, None, None], 0.)
-    h = log_a.exp()[..., None, None] * h                            # (b, head, n, p)
-    if forget is not None: h = forget.exp()[:, None, :, None] * h
-    if angle is not None: h = _turn(h.mT, angle[:, None, None]).mT
+    if reset is not None:
+        h = h.masked_fill(reset[:, None, None, None], 0.0)
+    h = log_a.exp()[..., None, None] * h  # (b, head, n, p)
+    if forget is not None:
+        h = forget.exp()[:, None, :, None] * h
+    if angle is not None:
+        h = _turn(h.mT, angle[:, None, None]).mT
     before, h = h, h + B[:, None, :, None] * u[:, :, None]
-    if now is None: return (C[:, None, None] @ h).squeeze(2), h
+    if now is None:
+        return (C[:, None, None] @ h).squeeze(2), h
     own = (C * B).sum(-1)[:, None, None] * now
     return (C[:, None, None] @ before).squeeze(2) + own, h
 
 # %% ../nbs/02_ssm.ipynb #b409605e
 def selective_scan_reference(
-    u:Tensor, # what is written (b, l, head, p)
-    log_a:Tensor, # logarithm of the decay, at most 0 (b, l, head)
-    B:Tensor, # write address (b, l, n)
-    C:Tensor, # read address (b, l, n)
-    initial_state:Tensor|None=None, # state before the first session (b, head, n, p); None = empty
+    u: Tensor,  # what is written (b, l, head, p)
+    log_a: Tensor,  # logarithm of the decay, at most 0 (b, l, head)
+    B: Tensor,  # write address (b, l, n)
+    C: Tensor,  # read address (b, l, n)
+    initial_state: Tensor
+    | None = None,  # state before the first session (b, head, n, p); None = empty
     *,
-    now:Tensor|None=None, # what this session's own readout sees of it (b, l, head, p); None = u
-    forget:Tensor|None=None, # log forgetting gate of a row (b, l, n), with `angle` of a pair
-    angle:Tensor|None=None, # turn of each pair of rows, radians (b, l, n/2)
-    mask:Tensor|None=None, # False = padding (b, l)
-    segments:Tensor|None=None, # number of the packed sequence a row belongs to (b, l)
-)->tuple[Tensor, Tensor]: # readout (b, l, head, p) and last state (b, head, n, p)
+    now: Tensor
+    | None = None,  # what this session's own readout sees of it (b, l, head, p); None = u
+    forget: Tensor | None = None,  # log forgetting gate of a row (b, l, n), with `angle` of a pair
+    angle: Tensor | None = None,  # turn of each pair of rows, radians (b, l, n/2)
+    mask: Tensor | None = None,  # False = padding (b, l)
+    segments: Tensor | None = None,  # number of the packed sequence a row belongs to (b, l)
+) -> tuple[Tensor, Tensor]:  # readout (b, l, head, p) and last state (b, head, n, p)
     "The recurrence one session at a time: slow, obvious, and the truth"
     x, h = _prepare(u, log_a, B, C, initial_state, now, forget, angle, mask, segments)
     y = []
@@ -97,11 +108,13 @@ def selective_scan_reference(
     return torch.stack(y, 1).to(u.dtype), h
 
 # %% ../nbs/02_ssm.ipynb #6b742280
-LOG_DECAY_FLOOR = -5.  # 16 sessions at the floor: e^80, inside float32
-_LENT = 2. ** -60
+LOG_DECAY_FLOOR = -5.0  # 16 sessions at the floor: e^80, inside float32
+_LENT = 2.0**-60
+
 
 def _chunk_length(l, most=16):
     return l if l < most // 2 else min(range(most, most // 2 - 1, -1), key=lambda q: -l % q)
+
 
 def _in_chunks(x, q):
     "Pad time to whole chunks with sessions that neither fade nor write, then split it"
@@ -109,39 +122,42 @@ def _in_chunks(x, q):
     more = lambda v: F.pad(v, (0, 0) * (v.dim() - 2) + (0, pad)) if pad else v
     return _Sessions(*(v if v is None else more(v).unflatten(1, (-1, q)) for v in x))
 
+
 def _sums(x):
     "Exact sums over j < k <= i of x (b, c, q, k): no difference of two large ones (b, c, i, j, k)"
     q = x.shape[2]
     later = torch.ones(q, q, dtype=torch.bool, device=x.device).tril(-1)[..., None]
-    return x[:, :, :, None].masked_fill(~later, 0.).cumsum(2)
+    return x[:, :, :, None].masked_fill(~later, 0.0).cumsum(2)
 
 # %% ../nbs/02_ssm.ipynb #48d81605
 def _pairs(x, exact):
     "C_i B_j in a chunk (b, c, q, q); C as the entering state sees it, B as the leaving one does"
-    B, C, leave = x.B, x.C, x.B                                       # (b, c, q, n)
+    B, C, leave = x.B, x.C, x.B  # (b, c, q, n)
     if x.angle is not None:
-        phase = x.angle.double().cumsum(2)                            # many radians, all digits
+        phase = x.angle.double().cumsum(2)  # many radians, all digits
         B, C = _turn(B, -phase), _turn(C, -phase)
         leave = _turn(B, phase[:, :, -1:])
-    if x.forget is None: enter, pairs = C, C @ B.mT
+    if x.forget is None:
+        enter, pairs = C, C @ B.mT
     else:
         r = x.forget.cumsum(2)
         enter = C * r.exp()
         if exact:
-            table = _sums(x.forget)                                   # (b, c, q, q, n)
-            pairs = torch.einsum('bcin,bcijn,bcjn->bcij', C, table.exp(), B)
+            table = _sums(x.forget)  # (b, c, q, q, n)
+            pairs = torch.einsum("bcin,bcijn,bcjn->bcij", C, table.exp(), B)
             leave = leave * table[:, :, -1].exp()
         else:
             pairs = (enter / _LENT) @ (B * ((-r).exp() * _LENT)).mT
             leave = leave * (r[:, :, -1:] - r).exp()
     return pairs.tril(-1), enter, leave
 
+
 def _keep_apart(reset, pairs, enter, leave):
     "Nothing passes a reset"
-    run = reset.cumsum(2)                                             # (b, c, q)
-    pairs = pairs.masked_fill(run[..., None] != run[:, :, None], 0.)
-    enter = enter.masked_fill((run > 0)[..., None], 0.)
-    return pairs, enter, leave.masked_fill((run != run[:, :, -1:])[..., None], 0.)
+    run = reset.cumsum(2)  # (b, c, q)
+    pairs = pairs.masked_fill(run[..., None] != run[:, :, None], 0.0)
+    enter = enter.masked_fill((run > 0)[..., None], 0.0)
+    return pairs, enter, leave.masked_fill((run != run[:, :, -1:])[..., None], 0.0)
 
 # %% ../nbs/02_ssm.ipynb #3efd4c55
 def _loop(h, gain, turn, written):
@@ -149,19 +165,21 @@ def _loop(h, gain, turn, written):
     starts, turns = [], repeat(None) if turn is None else turn.unbind(1)
     for g, w, t in zip(gain.unbind(1), written.unbind(1), turns):
         starts.append(h)
-        if t is not None: h = _turn(h.transpose(1, -1), t[:, None, None]).transpose(1, -1)
+        if t is not None:
+            h = _turn(h.transpose(1, -1), t[:, None, None]).transpose(1, -1)
         h = torch.addcmul(w, g, h)
     return torch.stack(starts, 1), h
+
 
 def _products(h, fade, written):
     "The same walk as products over groups of 16 chunks; `fade` (b, c, n or 1, head) is a logarithm"
     b, c = written.shape[:2]
     if c <= 16:
-        fade = F.pad(fade, (0, 0, 0, 0, 1, 0))                        # first: the entering state
+        fade = F.pad(fade, (0, 0, 0, 0, 1, 0))  # first: the entering state
         table = _sums(fade.flatten(2)[:, None])[:, 0].exp().unflatten(-1, fade.shape[2:])
         later = torch.ones(c + 1, c + 1, dtype=torch.bool, device=h.device).triu(1)
-        table = table.masked_fill(later[..., None, None], 0.)
-        states = torch.einsum('bijnh,bjnhp->binhp', table, torch.cat([h[:, None], written], 1))
+        table = table.masked_fill(later[..., None, None], 0.0)
+        states = torch.einsum("bijnh,bjnhp->binhp", table, torch.cat([h[:, None], written], 1))
         return states[:, :-1], states[:, -1]
     whole = lambda x: F.pad(x, (0, 0) * (x.dim() - 2) + (0, -c % 16)).unflatten(1, (-1, 16))
     fade, groups = whole(fade), whole(written)
@@ -175,22 +193,30 @@ def _products(h, fade, written):
 # %% ../nbs/02_ssm.ipynb #c504b441
 _LONG = 512  # chunks from which the products are faster on a processor
 
+
 def _fades(x):
     "Logarithm of what a chunk leaves of the state that enters it (b, c, n or 1, head)"
     fade = x.log_a.sum(2)[:, :, None]
-    if x.forget is not None: fade = fade + x.forget.sum(2)[..., None]
-    if x.reset is None: return fade
+    if x.forget is not None:
+        fade = fade + x.forget.sum(2)[..., None]
+    if x.reset is None:
+        return fade
     return fade.masked_fill(x.reset.any(2)[..., None, None], -math.inf)
 
-def _by_products(written): return written.is_cuda or written.shape[1] >= _LONG
+
+def _by_products(written):
+    return written.is_cuda or written.shape[1] >= _LONG
+
 
 def _with_own(y, own, x):
     "The diagonal, exactly"
     return y + own[..., None, None] * (x.u if x.now is None else x.now)
 
+
 def _walk(h, x, written):
     "States at the start of each chunk (b, c, n, head, p) and after the last"
-    if x.angle is None and _by_products(written): return _products(h, _fades(x), written)
+    if x.angle is None and _by_products(written):
+        return _products(h, _fades(x), written)
     turn = None if x.angle is None else x.angle.double().sum(2)
     return _loop(h, _fades(x).exp()[..., None], turn, written)
 
@@ -199,12 +225,13 @@ def _chunked(x, h):
     "The recurrence by chunks; decays and gates must respect the floor"
     head = x.u.shape[3]
     pairs, enter, leave = _pairs(x, exact=False)
-    if x.reset is not None: pairs, enter, leave = _keep_apart(x.reset, pairs, enter, leave)
+    if x.reset is not None:
+        pairs, enter, leave = _keep_apart(x.reset, pairs, enter, leave)
     s, enter, own = x.log_a.cumsum(2), enter * _LENT, (x.C * x.B).sum(-1)
     up, down = s.exp()[..., None] / _LENT, (-s).exp()[..., None] * _LENT
-    w = (down * x.u).flatten(3)                                       # (b, c, q, head p)
+    w = (down * x.u).flatten(3)  # (b, c, q, head p)
     written = up[:, :, -1:] * (leave.mT @ w).unflatten(-1, (head, -1))
-    h0, h = _walk(h, x, written)                                      # (b, c, n, head, p)
+    h0, h = _walk(h, x, written)  # (b, c, n, head, p)
     heard = pairs @ w + enter @ h0.flatten(3)
     return _with_own(up * heard.unflatten(-1, (head, -1)), own, x), h
 
@@ -213,10 +240,11 @@ def _segments(x, h):
     "The recurrence by chunks with one decay table per head: any decay, down to -inf"
     head = x.u.shape[3]
     pairs, enter, leave = _pairs(x, exact=True)
-    if x.reset is not None: pairs, enter, leave = _keep_apart(x.reset, pairs, enter, leave)
-    table = _sums(x.log_a).exp()                                      # (b, c, i, j, head)
-    heard = torch.einsum('bcijh,bcjhp->bcihp', table * pairs[..., None], x.u)
-    rest = (table[:, :, -1, :, :, None] * x.u).flatten(3)             # (b, c, q, head p)
+    if x.reset is not None:
+        pairs, enter, leave = _keep_apart(x.reset, pairs, enter, leave)
+    table = _sums(x.log_a).exp()  # (b, c, i, j, head)
+    heard = torch.einsum("bcijh,bcjhp->bcihp", table * pairs[..., None], x.u)
+    rest = (table[:, :, -1, :, :, None] * x.u).flatten(3)  # (b, c, q, head p)
     h0, h = _walk(h, x, (leave.mT @ rest).unflatten(-1, (head, -1)))
     up = x.log_a.cumsum(2).exp()[..., None]
     y = heard + up * (enter @ h0.flatten(3)).unflatten(-1, (head, -1))
@@ -225,35 +253,47 @@ def _segments(x, h):
 # %% ../nbs/02_ssm.ipynb #a53b9e56
 def _check_scan(u, log_a, B, C, initial_state, now, forget, angle, mask, segments):
     if u.dim() != 4 or not u.shape[1]:
-        raise ModelInputError(f'u has shape {tuple(u.shape)}; give (b, l, head, p), l at least 1')
+        raise ModelInputError(f"u has shape {tuple(u.shape)}; give (b, l, head, p), l at least 1")
     b, l, head, p = u.shape
     n = B.shape[-1]
     rows = n if angle is None else n // 2
-    wanted = dict(log_a=(log_a, b, l, head), B=(B, b, l, n), C=(C, b, l, n),
-                  initial_state=(initial_state, b, head, n, p), now=(now, b, l, head, p),
-                  forget=(forget, b, l, rows), angle=(angle, b, l, n // 2), mask=(mask, b, l),
-                  segments=(segments, b, l))
+    wanted = dict(
+        log_a=(log_a, b, l, head),
+        B=(B, b, l, n),
+        C=(C, b, l, n),
+        initial_state=(initial_state, b, head, n, p),
+        now=(now, b, l, head, p),
+        forget=(forget, b, l, rows),
+        angle=(angle, b, l, n // 2),
+        mask=(mask, b, l),
+        segments=(segments, b, l),
+    )
     for name, (x, *want) in wanted.items():
         want = tuple(want)
         if x is not None and x.shape != want:
-            raise ModelInputError(f'{name} has shape {tuple(x.shape)}; with u (b, l, head, p) = '
-                                  f'{tuple(u.shape)} and {n} rows it must be {want}')
+            raise ModelInputError(
+                f"{name} has shape {tuple(x.shape)}; with u (b, l, head, p) = "
+                f"{tuple(u.shape)} and {n} rows it must be {want}"
+            )
     if angle is not None and n % 2:
-        raise ModelInputError(f'{n} rows cannot be paired for `angle`; give an even number')
+        raise ModelInputError(f"{n} rows cannot be paired for `angle`; give an even number")
     if mask is not None and mask.dtype != torch.bool:
-        raise ModelInputError(f'mask is {mask.dtype}; give a bool, True = a real session')
+        raise ModelInputError(f"mask is {mask.dtype}; give a bool, True = a real session")
 
 # %% ../nbs/02_ssm.ipynb #b93688da
 def _below_floor(x):
     "Does a decay or a gate go below the floor? None may grow"
-    if torch.compiler.is_compiling(): return False  # the layer has floored it
+    if torch.compiler.is_compiling():
+        return False  # the layer has floored it
     lows = []
-    for name, logs in ('log_a', x.log_a), ('forget', x.forget):
-        if logs is None: continue
+    for name, logs in ("log_a", x.log_a), ("forget", x.forget):
+        if logs is None:
+            continue
         low, high = (v.item() for v in logs.detach().aminmax())
         if not high <= 0:
-            raise ModelInputError(f'{name} reaches {high:.3g}: a decay above 1 explodes; '
-                                  f'give {name} <= 0')
+            raise ModelInputError(
+                f"{name} reaches {high:.3g}: a decay above 1 explodes; give {name} <= 0"
+            )
         lows.append(low)
     return min(lows) < LOG_DECAY_FLOOR
 
@@ -268,18 +308,20 @@ def _by_chunks(x, h, exact):
 
 # %% ../nbs/02_ssm.ipynb #7a70603c
 def selective_scan(
-    u:Tensor, # what is written (b, l, head, p)
-    log_a:Tensor, # logarithm of the decay, at most 0 (b, l, head)
-    B:Tensor, # write address (b, l, n)
-    C:Tensor, # read address (b, l, n)
-    initial_state:Tensor|None=None, # state before the first session (b, head, n, p); None = empty
+    u: Tensor,  # what is written (b, l, head, p)
+    log_a: Tensor,  # logarithm of the decay, at most 0 (b, l, head)
+    B: Tensor,  # write address (b, l, n)
+    C: Tensor,  # read address (b, l, n)
+    initial_state: Tensor
+    | None = None,  # state before the first session (b, head, n, p); None = empty
     *,
-    now:Tensor|None=None, # what this session's own readout sees of it (b, l, head, p); None = u
-    forget:Tensor|None=None, # log forgetting gate of a row (b, l, n), with `angle` of a pair
-    angle:Tensor|None=None, # turn of each pair of rows, radians (b, l, n/2)
-    mask:Tensor|None=None, # False = padding (b, l)
-    segments:Tensor|None=None, # number of the packed sequence a row belongs to (b, l)
-)->tuple[Tensor, Tensor]: # readout (b, l, head, p) and last state (b, head, n, p)
+    now: Tensor
+    | None = None,  # what this session's own readout sees of it (b, l, head, p); None = u
+    forget: Tensor | None = None,  # log forgetting gate of a row (b, l, n), with `angle` of a pair
+    angle: Tensor | None = None,  # turn of each pair of rows, radians (b, l, n/2)
+    mask: Tensor | None = None,  # False = padding (b, l)
+    segments: Tensor | None = None,  # number of the packed sequence a row belongs to (b, l)
+) -> tuple[Tensor, Tensor]:  # readout (b, l, head, p) and last state (b, head, n, p)
     "The recurrence as matrix products over chunks"
     extra = dict(now=now, forget=forget, angle=angle, mask=mask, segments=segments)
     if torch.is_autocast_enabled(u.device.type):  # sums of decays are no place for half types
@@ -288,7 +330,8 @@ def selective_scan(
     _check_scan(u, log_a, B, C, initial_state, **extra)
     x, h = _prepare(u, log_a, B, C, initial_state, **extra)
     exact = _below_floor(x)
-    if u.shape[1] > 1: y, h = _by_chunks(x, h, exact)
+    if u.shape[1] > 1:
+        y, h = _by_chunks(x, h, exact)
     else:
         y, h = _session(h, *(v if v is None else v.squeeze(1) for v in x))
         y = y[:, None]
@@ -297,8 +340,10 @@ def selective_scan(
 # %% ../nbs/02_ssm.ipynb #8131e28c
 def _rest_rates(head, slow=1 / 500, fast=1 / 2):
     "λ per session, log-uniform: from two sessions to two years"
-    if head == 1: return torch.tensor([1 / 21])
+    if head == 1:
+        return torch.tensor([1 / 21])
     return torch.logspace(math.log10(slow), math.log10(fast), head)
+
 
 def _widen(x):
     "Decays are float32 at least"
@@ -307,40 +352,51 @@ def _widen(x):
 # %% ../nbs/02_ssm.ipynb #2c5812ed
 class _Dynamics(nn.Module):
     "Input and memory -> what is written (v), where (B), where it is read (C), and the decay"
+
     def __init__(self, dim, state_dim, num_heads, memory_dim):
         super().__init__()
         self.sizes = [state_dim, state_dim, num_heads]
         self.value = nn.Linear(dim, dim)
         self.read = nn.Linear(dim, sum(self.sizes))
         self.listen = nn.Linear(memory_dim, sum(self.sizes), bias=False) if memory_dim else None
-        self.gate = nn.Parameter(torch.tensor(.01)) if memory_dim else None
-        self.rest = nn.Parameter(torch.full((num_heads,), math.log(math.expm1(1.))))  # softplus = 1
+        self.gate = nn.Parameter(torch.tensor(0.01)) if memory_dim else None
+        self.rest = nn.Parameter(
+            torch.full((num_heads,), math.log(math.expm1(1.0)))
+        )  # softplus = 1
         self.log_rate = nn.Parameter(_rest_rates(num_heads).log())
 
     def forward(self, u, dt, observed, memory, shift):
         z = self.read(u)
         if memory is not None and self.listen is None:
-            raise ModelInputError('memory is given to a layer that reads none; build it with '
-                                  f'memory_dim={memory.shape[-1]}')
-        if memory is not None: z = z + self.gate * self.listen(memory)
-        B, C, z = z.split(self.sizes, -1)                         # (b, l, n) x 2, (b, l, head)
-        pace = F.softplus(_widen(self.rest) + z)                  # Δ
-        if shift is not None: pace = pace * shift.exp()           # Δ e^σ
+            raise ModelInputError(
+                "memory is given to a layer that reads none; build it with "
+                f"memory_dim={memory.shape[-1]}"
+            )
+        if memory is not None:
+            z = z + self.gate * self.listen(memory)
+        B, C, z = z.split(self.sizes, -1)  # (b, l, n) x 2, (b, l, head)
+        pace = F.softplus(_widen(self.rest) + z)  # Δ
+        if shift is not None:
+            pace = pace * shift.exp()  # Δ e^σ
         if observed is not None:
             pace = torch.where(observed[..., None], pace, F.softplus(_widen(self.rest)))
-        if dt is not None: pace = pace * dt[..., None]            # τ Δ e^σ
+        if dt is not None:
+            pace = pace * dt[..., None]  # τ Δ e^σ
         log_a = (-pace * _widen(self.log_rate).exp()).clamp_min(LOG_DECAY_FLOOR)
-        return self.value(u), B, C * C.shape[-1] ** -.5, log_a
+        return self.value(u), B, C * C.shape[-1] ** -0.5, log_a
 
 # %% ../nbs/02_ssm.ipynb #d3cdec91
 def _elapsed(x, dt, observed):
     "A quiet session adds nothing; the others add in proportion to the time that passed"
-    if observed is not None: x = x.masked_fill(~observed[..., None], 0.)
+    if observed is not None:
+        x = x.masked_fill(~observed[..., None], 0.0)
     return x if dt is None else x * dt[..., None]
+
 
 class _Turns(nn.Module):
     "Frequencies of the pairs of rows: cycles from `fast` to `slow` sessions"
-    def __init__(self, dim, pairs, fast=4., slow=252.):
+
+    def __init__(self, dim, pairs, fast=4.0, slow=252.0):
         super().__init__()
         periods = torch.logspace(math.log10(fast), math.log10(slow), pairs)
         self.log_frequency = nn.Parameter((2 * math.pi / periods).log())
@@ -348,51 +404,67 @@ class _Turns(nn.Module):
         nn.init.zeros_(self.pace.weight)
 
     def forward(self, u, dt, observed):
-        theta, faster = _widen(self.log_frequency).exp(), .1 * _widen(self.pace(u)).tanh()
+        theta, faster = _widen(self.log_frequency).exp(), 0.1 * _widen(self.pace(u)).tanh()
         theta = theta + theta * _elapsed(faster, None, observed)  # (b, l, n/2)
         return theta if dt is None else theta * dt[..., None]
 
+
 class _Gates(nn.Module):
     "How much each row forgets beyond what its head does"
+
     def __init__(self, dim, rows):
         super().__init__()
         self.row = nn.Linear(dim, rows)
-        nn.init.constant_(self.row.bias, -7.)                     # a thousandth a session
+        nn.init.constant_(self.row.bias, -7.0)  # a thousandth a session
 
     def forward(self, u, dt, observed):
         return (-_elapsed(F.softplus(_widen(self.row(u))), dt, observed)).clamp_min(LOG_DECAY_FLOOR)
 
 # %% ../nbs/02_ssm.ipynb #2651d3fa
-RULES = 'variance', 'hold', 'trapezoid'
+RULES = "variance", "hold", "trapezoid"
+
 
 def _written(rule, log_a, gain, blend=None, observed=None):
     "Scale of what is written, for later sessions and for itself, and of the session before"
-    if rule == 'variance': later = (-torch.expm1(2 * log_a)).clamp_min(1e-6).sqrt()  # √(1 - a²)
-    elif rule == 'hold': later = -torch.expm1(log_a) * gain                          # k (1 - a)
-    else: later = -log_a * gain                                                      # k x
-    if observed is not None: later = later * observed[..., None]
-    if rule != 'trapezoid': return later, None, None
-    now = later * blend.sigmoid()                                 # κ k x
-    before = later - now                                          # (1 - κ) k x
+    if rule == "variance":
+        later = (-torch.expm1(2 * log_a)).clamp_min(1e-6).sqrt()  # √(1 - a²)
+    elif rule == "hold":
+        later = -torch.expm1(log_a) * gain  # k (1 - a)
+    else:
+        later = -log_a * gain  # k x
+    if observed is not None:
+        later = later * observed[..., None]
+    if rule != "trapezoid":
+        return later, None, None
+    now = later * blend.sigmoid()  # κ k x
+    before = later - now  # (1 - κ) k x
     return now + F.pad(before[:, 1:], (0, 0, 0, 1)), now, before[:, 0]
 
 # %% ../nbs/02_ssm.ipynb #451d6f90
 class SSMState(NamedTuple):
     "What the layer carries from one session to the next; opaque to callers"
+
     hidden: Tensor  # (b, head, n, p)
     last: tuple = ()  # trapezoid: B (b, n) and v (b, head, p) of the session before
 
 # %% ../nbs/02_ssm.ipynb #71d59872
 def _check_layer(dim, state_dim, num_heads, rule, rotary):
-    if state_dim < 1: raise ConfigError(f'state_dim is {state_dim}; give at least 1')
-    if dim < 1: raise ConfigError(f'dim={dim}; give a width of at least 1')
+    if state_dim < 1:
+        raise ConfigError(f"state_dim is {state_dim}; give at least 1")
+    if dim < 1:
+        raise ConfigError(f"dim={dim}; give a width of at least 1")
     if num_heads < 1 or dim % num_heads:
-        raise ConfigError(f'num_heads={num_heads} does not divide dim={dim}; '
-                          f'choose one of {[h for h in range(1, dim + 1) if dim % h == 0]}')
-    if rule not in RULES: raise ConfigError(f'rule={rule!r} is unknown; choose one of {RULES}')
+        raise ConfigError(
+            f"num_heads={num_heads} does not divide dim={dim}; "
+            f"choose one of {[h for h in range(1, dim + 1) if dim % h == 0]}"
+        )
+    if rule not in RULES:
+        raise ConfigError(f"rule={rule!r} is unknown; choose one of {RULES}")
     if rotary and state_dim % 2:
-        raise ConfigError(f'state_dim={state_dim} rows cannot be paired for rotary=True; '
-                          'give an even number')
+        raise ConfigError(
+            f"state_dim={state_dim} rows cannot be paired for rotary=True; give an even number"
+        )
+
 
 class _LayerParts(nn.Module):
     def __init__(self, dim, state_dim, num_heads, memory_dim, rule, rotary, forget):
@@ -403,16 +475,17 @@ class _LayerParts(nn.Module):
         self.skip, self.norm = nn.Parameter(torch.ones(dim)), nn.LayerNorm(dim)
         self.turns = _Turns(dim, state_dim // 2) if rotary else None
         self.gates = _Gates(dim, state_dim // (2 if rotary else 1)) if forget else None
-        self.blend = nn.Linear(dim, num_heads) if rule == 'trapezoid' else None
+        self.blend = nn.Linear(dim, num_heads) if rule == "trapezoid" else None
         if self.blend is not None:
-            for start in self.blend.parameters(): nn.init.zeros_(start)
+            for start in self.blend.parameters():
+                nn.init.zeros_(start)
 
 # %% ../nbs/02_ssm.ipynb #9732215f
 class _Reader(_LayerParts):
-    def init_state(self, batch_size:int)->SSMState: # empty state
+    def init_state(self, batch_size: int) -> SSMState:  # empty state
         "The state before the first session"
         new, (head, n, p) = self.skip.new_zeros, self.shape
-        last = (new(batch_size, n), new(batch_size, head, p)) if self.rule == 'trapezoid' else ()
+        last = (new(batch_size, n), new(batch_size, head, p)) if self.rule == "trapezoid" else ()
         return SSMState(_widen(new(batch_size, head, n, p)), last)
 
     def log_decay(self, u, dt=None, observed=None, memory=None, shift=None):
@@ -420,7 +493,7 @@ class _Reader(_LayerParts):
         return self.dynamics(u, dt, observed, memory, shift)[-1]
 
     @torch.no_grad()
-    def half_lives(self)->Tensor: # sessions (head,)
+    def half_lives(self) -> Tensor:  # sessions (head,)
         "Sessions in which the state of a head halves while nothing is observed"
         return math.log(2) / self._rest().clamp_max(-LOG_DECAY_FLOOR)
 
@@ -430,15 +503,16 @@ class _Reader(_LayerParts):
 
 # %% ../nbs/02_ssm.ipynb #c35ed9cd
 class _Writer(_Reader):
-
     def _write(self, v, u, B, log_a, observed, state):
         "What later sessions and the own readout see, the state that the scan starts from, B and v"
-        gain = None if self.rule == 'variance' else (self._rest() / 2).tanh() ** -.5
+        gain = None if self.rule == "variance" else (self._rest() / 2).tanh() ** -0.5
         blend = _widen(self.blend(u)) if self.blend is not None else None
         later, now, before = _written(self.rule, log_a, gain, blend, observed)
         h, last = (None, ()) if state is None else state
-        if now is None: return v * later[..., None], None, h, ()
-        if observed is not None: v = v.masked_fill(~observed[..., None, None], 0.)
+        if now is None:
+            return v * later[..., None], None, h, ()
+        if observed is not None:
+            v = v.masked_fill(~observed[..., None, None], 0.0)
         if last:
             B0, v0 = last
             h = h + B0[:, None, :, None] * (before[..., None] * v0)[:, :, None]
@@ -451,7 +525,8 @@ class _Writer(_Reader):
 
 # %% ../nbs/02_ssm.ipynb #e76d5b46
 def _one_bar(h, w, log_a, B, C, now, forget, angle):
-    if forget is not None and angle is not None: forget = torch.cat([forget, forget], -1)
+    if forget is not None and angle is not None:
+        forget = torch.cat([forget, forget], -1)
     extra = [x if x is None else x.squeeze(1) for x in (now, forget, angle)]
     y, h = _session(h, w.squeeze(1), log_a.squeeze(1), B.squeeze(1), C.squeeze(1), *extra)
     return y[:, None], h
@@ -459,14 +534,16 @@ def _one_bar(h, w, log_a, B, C, now, forget, angle):
 # %% ../nbs/02_ssm.ipynb #403d857e
 class SelectiveSSM(_Writer):
     "A state space per head whose decay is set by the input, the elapsed time and a memory"
-    def __init__(self,
-        dim:int, # width d of input and readout
-        state_dim:int=16, # rows n of the state of each head
-        num_heads:int=4, # heads, each with its own time constant
-        memory_dim:int=0, # width of the memory that may steer the dynamics; 0 = none
-        rule:str='variance', # scale of what is written: 'variance', 'hold' or 'trapezoid'
-        rotary:bool=False, # pairs of rows turn, so that cycles can be kept
-        forget:bool=False, # every row has a gate that only forgets
+
+    def __init__(
+        self,
+        dim: int,  # width d of input and readout
+        state_dim: int = 16,  # rows n of the state of each head
+        num_heads: int = 4,  # heads, each with its own time constant
+        memory_dim: int = 0,  # width of the memory that may steer the dynamics; 0 = none
+        rule: str = "variance",  # scale of what is written: 'variance', 'hold' or 'trapezoid'
+        rotary: bool = False,  # pairs of rows turn, so that cycles can be kept
+        forget: bool = False,  # every row has a gate that only forgets
     ):
         super().__init__(dim, state_dim, num_heads, memory_dim, rule, rotary, forget)
 
@@ -475,9 +552,10 @@ class SelectiveSSM(_Writer):
         v, B, C, log_a = self.dynamics(u, dt, observed, memory, shift)
         forget = self.gates(u, dt, observed) if self.gates is not None else None
         angle = self.turns(u, dt, observed) if self.turns is not None else None
-        heads = v.unflatten(-1, (self.shape[0], -1))                    # (b, l, head, p)
+        heads = v.unflatten(-1, (self.shape[0], -1))  # (b, l, head, p)
         w, now, h, last = self._write(heads, u, B, log_a, observed, state)
-        if u.shape[1] == 1 and h is not None and w.dtype == C.dtype:    # one bar: no ceremony
+        if u.shape[1] == 1 and h is not None and w.dtype == C.dtype:  # one bar: no ceremony
             y, h = _one_bar(h, w, log_a, B, C, now, forget, angle)
-        else: y, h = selective_scan(w, log_a, B, C, h, now=now, forget=forget, angle=angle)
+        else:
+            y, h = selective_scan(w, log_a, B, C, h, now=now, forget=forget, angle=angle)
         return self._readout(y, v, h, last)

@@ -28,17 +28,37 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/05_trainer.ipynb #88a532d2
 from . import baselines
-from .callbacks import (
-    SCHEDULES, AverageWeights, Checkpoint, CSVLog, KeepBest, ProgressBar, RateTrial, TimeBudget,
-    find_rate, interruptible, prepare, resume_run)
+from hybrid_ssm.callbacks import (
+    SCHEDULES,
+    AverageWeights,
+    Checkpoint,
+    CSVLog,
+    KeepBest,
+    ProgressBar,
+    LRFinderResult,
+    TimeBudget,
+    lr_find,
+    interruptible,
+    prepare,
+    resume_run,
+)
 from .data import Bars, Costs, DataError, Day, periods_per_year, write_atomic
 from .features import DEFAULT_FEATURES, FeaturePanel, FeatureScaler, check_bars
 from .forecast import Forecast, average_forecasts
 from .handler import FinancialDataHandler, PanelArrays, input_arrays, training_dates
 from .hybrid import ModelFileError, ModelOutput, SequenceModel, seeded
 from hybrid_ssm.loop import (
-    Callback, History, OneProcess, Run, TrainerError, evaluate, fit, plan_epoch, share_of,
-    take_batch)
+    Callback,
+    History,
+    SingleProcess,
+    Run,
+    TrainerError,
+    evaluate,
+    fit,
+    plan_epoch,
+    shard,
+    take_batch,
+)
 from .losses import JointLoss
 from .splits import Fold, holdout
 from .ssm import ConfigError
@@ -46,12 +66,12 @@ from .ssm import ConfigError
 # %% ../nbs/05_trainer.ipynb #049c06dd
 @torch.no_grad()
 def predict_arrays(
-    model:nn.Module, # any model of this contract
-    arrays:PanelArrays, # scaled features of all symbols
-    device:str='cpu', # where the model lives
-    piece:int=252, # sessions in a pass; changes memory, not the answer
-    asset:Sequence|None=None, # number of each symbol, -1 = unknown; None = 0, 1, 2, ...
-)->list: # of ModelOutput, one per piece
+    model: nn.Module,  # any model of this contract
+    arrays: PanelArrays,  # scaled features of all symbols
+    device: str = "cpu",  # where the model lives
+    piece: int = 252,  # sessions in a pass; changes memory, not the answer
+    asset: Sequence | None = None,  # number of each symbol, -1 = unknown; None = 0, 1, 2, ...
+) -> list:  # of ModelOutput, one per piece
     "Run a model over all sessions from the first one on, carrying its state."
     model.eval()
     number = torch.as_tensor(range(len(arrays.x)) if asset is None else asset, device=device)
@@ -59,54 +79,70 @@ def predict_arrays(
     put = lambda v: torch.from_numpy(np.ascontiguousarray(v)).to(device)
     cache, out = model.init_cache(len(arrays.x)), []
     for i in range(0, arrays.x.shape[1], piece):
-        dt = put(np.tile(arrays.dt[i:i + piece], (len(arrays.x), 1)))
-        part, cache = model.prefill(put(arrays.x[:, i:i + piece]), cache, dt=dt,
-                                    mask=put(arrays.mask[:, i:i + piece]), asset=asset)
+        dt = put(np.tile(arrays.dt[i : i + piece], (len(arrays.x), 1)))
+        part, cache = model.prefill(
+            put(arrays.x[:, i : i + piece]),
+            cache,
+            dt=dt,
+            mask=put(arrays.mask[:, i : i + piece]),
+            asset=asset,
+        )
         out.append(part)
     return out
 
 # %% ../nbs/05_trainer.ipynb #8791c3b6
 def to_forecast(
-    outputs:Sequence, # of ModelOutput, successive in time
-    panel:FeaturePanel, # sessions, symbols and what was observed
-    horizons:Sequence, # of the model
-)->Forecast: # NaN before a symbol's first observation
+    outputs: Sequence,  # of ModelOutput, successive in time
+    panel: FeaturePanel,  # sessions, symbols and what was observed
+    horizons: Sequence,  # of the model
+) -> Forecast:  # NaN before a symbol's first observation
     "Model outputs as tables with dates and symbols."
     listed = np.maximum.accumulate(panel.observed.any(-1), axis=0)  # (S, N)
+
     def frame(select):
         values = torch.cat([select(o) for o in outputs], 1).T.double().cpu().numpy()
         return pd.DataFrame(np.where(listed, values, np.nan), panel.sessions, panel.symbols)
-    law = {q: {h: frame(lambda o, i=i, q=q: getattr(o, q)[..., i]) for i, h in enumerate(horizons)}
-           for q in ("mean", "scale", "df")}
-    regime = {f"regime_{k}": frame(lambda o, k=k: o.regime[..., k])
-              for k in range(outputs[0].regime.shape[-1])}
+
+    law = {
+        q: {h: frame(lambda o, i=i, q=q: getattr(o, q)[..., i]) for i, h in enumerate(horizons)}
+        for q in ("mean", "scale", "df")
+    }
+    regime = {
+        f"regime_{k}": frame(lambda o, k=k: o.regime[..., k])
+        for k in range(outputs[0].regime.shape[-1])
+    }
     return Forecast(frame(lambda o: o.position), **law, regime=regime)
 
 # %% ../nbs/05_trainer.ipynb #27f24036
 def training_options(
-    window:int=252, # sessions in a training window
-    warm_up:int=63, # unscored sessions in front of each window
-    stride:int=126, # sessions between successive windows
-    batch_size:int=64, # windows whose objective makes one step
-    piece:int|None=None, # windows computed at once: less memory, the same gradient; None = all
-    by_date:bool|None=None, # batches of whole dates; None = if the objective needs them
-    schedule:str='one_cycle', # of the learning rate: 'one_cycle', 'cosine' or 'constant'
-    precision:str='fp32', # 'bf16' computes most of the model, its law too, in half the digits
-    clip:float=1., # largest norm of a gradient
-    weight_decay:float=.01, # of AdamW
-    patience:int|None=None, # epochs without improvement before stopping; None = a fifth, at least 5
-    floor:int|None=None, # epochs that cannot be the best; None = the first tenth
-    smooth:int=1, # epochs over which the validation loss is averaged to choose the best
-    average:float|None=None, # decay of a running mean of the weights, such as .99; None = no mean
-    minutes:float|None=None, # stop after so long; None = never
-    checkpoint:str|Path|None=None, # folder for the state after every epoch and where it stops
-    every:int|None=None, # write the state after so many steps, too
-    resume:bool=False, # go on from `checkpoint` where it has a state
-    memory_map:str|Path|None=None, # keep the features in files here; None = in memory
-    progress:bool=True, # show a progress bar
-    label:str='training', # text in front of the bar
-    callbacks:Sequence=(), # further callbacks
-)->dict: # the same, checked; raises TrainerError
+    window: int = 252,  # sessions in a training window
+    warm_up: int = 63,  # unscored sessions in front of each window
+    stride: int = 126,  # sessions between successive windows
+    batch_size: int = 64,  # windows whose objective makes one step
+    piece: int
+    | None = None,  # windows computed at once: less memory, the same gradient; None = all
+    by_date: bool | None = None,  # batches of whole dates; None = if the objective needs them
+    schedule: str = "one_cycle",  # of the learning rate: 'one_cycle', 'cosine' or 'constant'
+    precision: str = "fp32",  # 'bf16' computes most of the model, its law too, in half the digits
+    clip: float = 1.0,  # largest norm of a gradient
+    weight_decay: float = 0.01,  # of AdamW
+    patience: int
+    | None = None,  # epochs without improvement before stopping; None = a fifth, at least 5
+    floor: int | None = None,  # epochs that cannot be the best; None = the first tenth
+    smooth: int = 1,  # epochs over which the validation loss is averaged to choose the best
+    average: float
+    | None = None,  # decay of a running mean of the weights, such as .99; None = no mean
+    minutes: float | None = None,  # stop after so long; None = never
+    checkpoint: str
+    | Path
+    | None = None,  # folder for the state after every epoch and where it stops
+    every: int | None = None,  # write the state after so many steps, too
+    resume: bool = False,  # go on from `checkpoint` where it has a state
+    memory_map: str | Path | None = None,  # keep the features in files here; None = in memory
+    progress: bool = True,  # show a progress bar
+    label: str = "training",  # text in front of the bar
+    callbacks: Sequence = (),  # further callbacks
+) -> dict:  # the same, checked; raises TrainerError
     "The options of `ModelTrainer.train_model` and their defaults."
     return _check_options(dict(locals()))
 
@@ -153,12 +189,14 @@ def _check_places(o):
 # %% ../nbs/05_trainer.ipynb #6e06b321
 def _check_options(o):
     "Name the option, its value and the remedy"
-    least = dict(window=2, warm_up=0, stride=1, batch_size=1, piece=1, smooth=1, every=1,
-                 patience=1, floor=0)
+    least = dict(
+        window=2, warm_up=0, stride=1, batch_size=1, piece=1, smooth=1, every=1, patience=1, floor=0
+    )
     o |= {k: _whole(k, o[k], n) for k, n in least.items() if o[k] is not None}
     o |= {k: _above_zero(k, o[k]) for k in ("minutes", "average") if o[k] is not None}
     o["clip"] = _above_zero("clip", o["clip"])
-    if o["weight_decay"] != 0: o["weight_decay"] = _above_zero("weight_decay", o["weight_decay"])
+    if o["weight_decay"] != 0:
+        o["weight_decay"] = _above_zero("weight_decay", o["weight_decay"])
     _check_places(o)
     if o["average"] is not None and o["average"] >= 1:
         raise TrainerError(f"average={o['average']}: a decay lies below 1, such as .99")
@@ -168,19 +206,22 @@ def _check_options(o):
     if o["resume"] and o["checkpoint"] is None:
         raise TrainerError("resume=True needs checkpoint=FOLDER, the place to resume from")
     if not 0 <= o["warm_up"] < o["window"]:
-        raise TrainerError(f"warm_up={o['warm_up']} must lie in 0 .. window - 1 = "
-                           f"{o['window'] - 1}")
+        raise TrainerError(
+            f"warm_up={o['warm_up']} must lie in 0 .. window - 1 = {o['window'] - 1}"
+        )
     if o["precision"] not in ("fp32", "bf16"):
         raise TrainerError(f"precision={o['precision']!r} is unknown: use 'fp32' or 'bf16'")
     return o
 
 # %% ../nbs/05_trainer.ipynb #69282feb
-def versions()->dict: # package -> version
+def versions() -> dict:  # package -> version
     "Versions of the packages that decide the numbers."
     from hybrid_ssm import __version__
+
     names = ("torch", "numpy", "pandas", "scipy", "scikit-learn", "skfolio", "arch", "TA-Lib")
     return {"python": platform.python_version(), "hybrid_ssm": __version__} | {
-        n: metadata.version(n) for n in names}
+        n: metadata.version(n) for n in names
+    }
 
 
 def _machine():
@@ -208,16 +249,26 @@ def _data_facts(handler):
     costs = handler.costs if isinstance(handler.costs, (int, float, type(None))) else "a table"
     source = str(handler.source)
     source = str(Path(source).resolve()) if Path(source).exists() else source
-    return dict(source=source, symbols=handler.symbols, start=handler.training_start,
-                end=handler.training_end, features=list(handler.features),
-                horizons=list(handler.horizons), costs=costs, sha256=handler.bars.sha256)
+    return dict(
+        source=source,
+        symbols=handler.symbols,
+        start=handler.training_start,
+        end=handler.training_end,
+        features=list(handler.features),
+        horizons=list(handler.horizons),
+        costs=costs,
+        sha256=handler.bars.sha256,
+    )
 
 
 def _models():
     "Every kind of model that is known, by name"
+
     def kinds(cls):
-        return {cls.__name__: cls} | {k: v for sub in cls.__subclasses__()
-                                      for k, v in kinds(sub).items()}
+        return {cls.__name__: cls} | {
+            k: v for sub in cls.__subclasses__() for k, v in kinds(sub).items()
+        }
+
     return kinds(SequenceModel)
 
 # %% ../nbs/05_trainer.ipynb #14bdf29f
@@ -225,11 +276,15 @@ def _well_formed(training):
     "Whether what is said of a training has the shape that `save` gives it"
     kinds = dict(data=dict, history=dict, options=dict, fold=dict, scaler=(dict, type(None)))
     if not isinstance(training, dict) or not all(
-            isinstance(training.get(k), kind) for k, kind in kinds.items()):
+        isinstance(training.get(k), kind) for k, kind in kinds.items()
+    ):
         return False
     rows, features = training["history"].get("rows"), training["data"].get("features")
-    return isinstance(features, list) and isinstance(rows, list) and all(
-        isinstance(r, dict) and {"epoch", "valid"} <= r.keys() for r in rows)
+    return (
+        isinstance(features, list)
+        and isinstance(rows, list)
+        and all(isinstance(r, dict) and {"epoch", "valid"} <= r.keys() for r in rows)
+    )
 
 # %% ../nbs/05_trainer.ipynb #ff10bfc6
 def _card(folder):
@@ -238,16 +293,20 @@ def _card(folder):
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
-        raise ModelFileError(f"'{path}' cannot be read ({e}): give a folder that "
-                             "`ModelTrainer.save` wrote") from e
+        raise ModelFileError(
+            f"'{path}' cannot be read ({e}): give a folder that `ModelTrainer.save` wrote"
+        ) from e
     if not isinstance(card, dict) or "training" not in card:
-        raise ModelFileError(f"'{path}' says nothing of a training: the model was saved alone; "
-                             "use its own `load`")
+        raise ModelFileError(
+            f"'{path}' says nothing of a training: the model was saved alone; use its own `load`"
+        )
     if not _well_formed(card["training"]):
         raise ModelFileError(f"the training in '{path}' is damaged: save it again")
     if card.get("model") not in _models():
-        raise ModelFileError(f"'{path}' is of a {card.get('model')}, which is not known here: "
-                             "import the module that defines it first")
+        raise ModelFileError(
+            f"'{path}' is of a {card.get('model')}, which is not known here: "
+            "import the module that defines it first"
+        )
     return card
 
 # %% ../nbs/05_trainer.ipynb #a2f03f33
@@ -260,12 +319,21 @@ def _training_facts(t):
     "What stands beside the weights: of the training that made them, wherever they are loaded"
     if t.told is not None:
         return t.told
-    return dict(data=_data_facts(t.data), training_start=t.training_start,
-                training_end=t.training_end, seed=t.seed, loss=_said(t.loss), fold=t.fold,
-                assets=t.assets, options={k: _said(v) for k, v in t.options.items()},
-                earlier=t.earlier,
-                versions=versions(), machine=_machine(), history=vars(t.history),
-                scaler=t.scaler and t.scaler.to_dict())
+    return dict(
+        data=_data_facts(t.data),
+        training_start=t.training_start,
+        training_end=t.training_end,
+        seed=t.seed,
+        loss=_said(t.loss),
+        fold=t.fold,
+        assets=t.assets,
+        options={k: _said(v) for k, v in t.options.items()},
+        earlier=t.earlier,
+        versions=versions(),
+        machine=_machine(),
+        history=vars(t.history),
+        scaler=t.scaler and t.scaler.to_dict(),
+    )
 
 # %% ../nbs/05_trainer.ipynb #0de339a4
 def _restore(trainer, folder):
@@ -273,11 +341,15 @@ def _restore(trainer, folder):
     card, model, features = _card(folder), trainer.model, list(trainer.data.features)
     facts = card["training"]
     if facts["data"]["features"] != features:
-        raise TrainerError(f"'{folder}' was trained on features {facts['data']['features']}, "
-                           f"this trainer has {features}: pass the same ones")
+        raise TrainerError(
+            f"'{folder}' was trained on features {facts['data']['features']}, "
+            f"this trainer has {features}: pass the same ones"
+        )
     if _but_seed(card["config"]) != _but_seed(model.config):
-        raise TrainerError(f"'{folder}' holds a model of {card['config']}, this one has "
-                           f"{model.config}: build the same, or use ModelTrainer.load")
+        raise TrainerError(
+            f"'{folder}' holds a model of {card['config']}, this one has "
+            f"{model.config}: build the same, or use ModelTrainer.load"
+        )
     loaded = type(model).load(folder)
     model.load_state_dict(loaded.state_dict())
     model.trained = loaded.trained
@@ -307,15 +379,25 @@ def _same_loss(said):
 def _same_data(d, folder):
     "The handler of a run; refuses data that are not those of the run"
     if d["costs"] == "a table" or d["source"] == "bars that were handed over":
-        raise ModelFileError(f"'{folder}' was trained on {d['source']} with {d['costs']} of costs, "
-                             "which no folder can name: pass data=, a handler with the same")
-    handler = FinancialDataHandler(d["symbols"], d["start"], d["end"], d["source"],
-                                   features=d["features"], horizons=d["horizons"],
-                                   costs=d["costs"])
+        raise ModelFileError(
+            f"'{folder}' was trained on {d['source']} with {d['costs']} of costs, "
+            "which no folder can name: pass data=, a handler with the same"
+        )
+    handler = FinancialDataHandler(
+        d["symbols"],
+        d["start"],
+        d["end"],
+        d["source"],
+        features=d["features"],
+        horizons=d["horizons"],
+        costs=d["costs"],
+    )
     if handler.bars.sha256 != d["sha256"]:
-        raise ModelFileError(f"the data of '{folder}' were {d['sha256'][:9]}..., '{d['source']}' "
-                             f"now gives {handler.bars.sha256[:9]}...: pass data=, a handler "
-                             "with the data you mean")
+        raise ModelFileError(
+            f"the data of '{folder}' were {d['sha256'][:9]}..., '{d['source']}' "
+            f"now gives {handler.bars.sha256[:9]}...: pass data=, a handler "
+            "with the data you mean"
+        )
     return handler
 
 # %% ../nbs/05_trainer.ipynb #a309448e
@@ -330,8 +412,9 @@ def _load(cls, folder, data):
     except TrainerError:
         raise
     except (KeyError, TypeError, AttributeError, ConfigError) as e:
-        raise ModelFileError(f"the training in '{folder}' cannot be built again ({e!r}): "
-                             "save it again") from e
+        raise ModelFileError(
+            f"the training in '{folder}' cannot be built again ({e!r}): save it again"
+        ) from e
     return out.restore(folder)
 
 # %% ../nbs/05_trainer.ipynb #4852d8a1
@@ -339,8 +422,10 @@ def _check_model(model):
     "Raise TrainerError for what is no model"
     if not isinstance(model, SequenceModel):
         name = getattr(model, "__name__", type(model).__name__)
-        raise TrainerError(f"model is a {name}: give a model of this contract, "
-                           "such as HybridFinancialModel(...) or one of `baselines`")
+        raise TrainerError(
+            f"model is a {name}: give a model of this contract, "
+            "such as HybridFinancialModel(...) or one of `baselines`"
+        )
 
 
 def _check_fit(model, data):
@@ -349,10 +434,13 @@ def _check_fit(model, data):
         raise TrainerError(
             f"the model has input_dim={model.config['input_dim']} but there are "
             f"{len(data.features)} features: build it with input_dim={len(data.features)} or "
-            "choose other features")
+            "choose other features"
+        )
     if tuple(model.horizons) != tuple(data.horizons):
-        raise TrainerError(f"the model has horizons {tuple(model.horizons)}, the data "
-                           f"{tuple(data.horizons)}: build both with the same")
+        raise TrainerError(
+            f"the model has horizons {tuple(model.horizons)}, the data "
+            f"{tuple(data.horizons)}: build both with the same"
+        )
 
 
 _FIRST, _LAST = "2010-01-01", "2022-12-31"  # of the promise in the README
@@ -365,21 +453,26 @@ def _dates(data, start, end):
     start, end = training_dates(start, None)[0], training_dates(None, end)[1]
     if start is not None and end is not None and start >= end:
         raise TrainerError(f"training_start={start} is not before training_end={end}: swap them")
-    if data is None: return start, end
+    if data is None:
+        return start, end
     first, last = (f"{day:%Y-%m-%d}" for day in _handed(data).sessions[[0, -1]])
     if start is not None and start > first or end is not None and end < last:
-        raise TrainerError(f"training from {start} to {end} was asked for, but the handler has "
-                           f"sessions from {first} to {last}: give it the bars "
-                           "of those dates only (bars.window), or a fold to `train_model`")
+        raise TrainerError(
+            f"training from {start} to {end} was asked for, but the handler has "
+            f"sessions from {first} to {last}: give it the bars "
+            "of those dates only (bars.window), or a fold to `train_model`"
+        )
     return start or first, end or last
 
 
 def _handed(data):
     "The handler that was given; raises DataError for anything else"
     if not isinstance(data, FinancialDataHandler):
-        if not isinstance(data, Bars): check_bars(data, "data")
-        raise DataError("data is Bars: wrap bars in FinancialDataHandler(bars=...)",
-                        rule="not a handler")
+        if not isinstance(data, Bars):
+            check_bars(data, "data")
+        raise DataError(
+            "data is Bars: wrap bars in FinancialDataHandler(bars=...)", rule="not a handler"
+        )
     return data
 
 
@@ -387,12 +480,19 @@ def _handler(trainer, model, data, costs, **source):
     "The handler of a trainer, that fits to the model"
     _check_model(model)
     if data is not None and costs is not None:
-        raise DataError(f"costs={costs!r} beside data: the handler has costs of its own, give "
-                        "them there, FinancialDataHandler(costs=...)", rule="given twice")
+        raise DataError(
+            f"costs={costs!r} beside data: the handler has costs of its own, give "
+            "them there, FinancialDataHandler(costs=...)",
+            rule="given twice",
+        )
     if data is None:
-        data = FinancialDataHandler(training_start=trainer.training_start,
-                                    training_end=trainer.training_end, costs=costs,
-                                    horizons=model.horizons, **source)
+        data = FinancialDataHandler(
+            training_start=trainer.training_start,
+            training_end=trainer.training_end,
+            costs=costs,
+            horizons=model.horizons,
+            **source,
+        )
     _check_fit(model, data)
     return data
 
@@ -404,31 +504,36 @@ def _device(name):
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError, TypeError, ImportError) as e:
-        raise TrainerError(f"device={name!r} cannot be used here ({str(e).splitlines()[0]}): give "
-                           "'cpu', or leave it out to take a GPU where there is one") from e
+        raise TrainerError(
+            f"device={name!r} cannot be used here ({str(e).splitlines()[0]}): give "
+            "'cpu', or leave it out to take a GPU where there is one"
+        ) from e
     return name
 
 # %% ../nbs/05_trainer.ipynb #73539882
 class ModelTrainer:
     "Trains a model on the sessions between two dates and turns it into forecasts."
 
-    def __init__(self,
-        model:nn.Module, # HybridFinancialModel or any baseline of the same contract
-        training_start:Day=None, # first session, included; None = 2010-01-01, or of `data`
-        training_end:Day=None, # last one; None = 2022-12-31, or of `data`
-        symbols:Sequence|str|None=None, # tickers; None = all of the source
-        source:object='sample', # 'sample', 'yahoo' or a file; see `load_bars`
-        features:Sequence|str=DEFAULT_FEATURES, # as many as the model's input_dim
-        data:FinancialDataHandler|None=None, # a handler; then symbols, source, features are its own
-        loss:Callable=JointLoss(), # (output, batch) -> LossParts: likelihood + net-of-cost Sharpe
-        seed:int=0, # of the order of windows and of dropout; a model has a seed of its own
-        device:str|None=None, # None = a GPU where there is one
-        costs:Costs=None, # one-way fraction of notional, such as .0005; None = instrument table
+    def __init__(
+        self,
+        model: nn.Module,  # HybridFinancialModel or any baseline of the same contract
+        training_start: Day = None,  # first session, included; None = 2010-01-01, or of `data`
+        training_end: Day = None,  # last one; None = 2022-12-31, or of `data`
+        symbols: Sequence | str | None = None,  # tickers; None = all of the source
+        source: object = "sample",  # 'sample', 'yahoo' or a file; see `load_bars`
+        features: Sequence | str = DEFAULT_FEATURES,  # as many as the model's input_dim
+        data: FinancialDataHandler
+        | None = None,  # a handler; then symbols, source, features are its own
+        loss: Callable = JointLoss(),  # (output, batch) -> LossParts: likelihood + net-of-cost Sharpe
+        seed: int = 0,  # of the order of windows and of dropout; a model has a seed of its own
+        device: str | None = None,  # None = a GPU where there is one
+        costs: Costs = None,  # one-way fraction of notional, such as .0005; None = instrument table
     ):
         self.seed, self.device = _whole("seed", seed, 0), _device(device)
         self.training_start, self.training_end = _dates(data, training_start, training_end)
-        self.data = _handler(self, model, data, costs, symbols=symbols, source=source,
-                             features=features)
+        self.data = _handler(
+            self, model, data, costs, symbols=symbols, source=source, features=features
+        )
         self.model, self.loss, self.objective = model.to(self.device), loss, loss
         self.history, self.scaler, self.options = History(), None, {}
         self.fold, self.assets, self.earlier, self.told = {}, None, [], None
@@ -437,46 +542,53 @@ class ModelTrainer:
         loaded = "bars" in vars(self.data)  # showing loads nothing
         blank = ", ".join(self.data.blank) if loaded else ""
         named = f" ({blank} blank: too few symbols)" if blank else ""
-        return (f"ModelTrainer({type(self.model).__name__}, {self.training_start} to "
-                f"{self.training_end}, {len(self.data.features)} features{named}; {self.history})")
+        return (
+            f"ModelTrainer({type(self.model).__name__}, {self.training_start} to "
+            f"{self.training_end}, {len(self.data.features)} features{named}; {self.history})"
+        )
 
-    def train_model(self,
-        epochs:int=100, # at most; the best one by validation is kept
-        learning_rate:float=1e-4, # peak of the schedule
-        *, fold:Fold|None=None, # rows to learn from; None = all
-        **options, # see `training_options`
-    )->History: # raises DataError where the history is too short
+    def train_model(
+        self,
+        epochs: int = 100,  # at most; the best one by validation is kept
+        learning_rate: float = 1e-4,  # peak of the schedule
+        *,
+        fold: Fold | None = None,  # rows to learn from; None = all
+        **options,  # see `training_options`
+    ) -> History:  # raises DataError where the history is too short
         "Train the weights as they are, keep the best epoch; see `training_options` for the rest."
         return _train(self, epochs, learning_rate, fold, _known_options(options))
 
-    def find_rate(self,
-        low:float=1e-6, # first rate
-        high:float=1., # last one, if the loss holds out so long
-        steps:int=80, # rates to try
-        *, fold:Fold|None=None, # rows to learn from; None = all
-        **options, # see `training_options`
-    )->RateTrial: # whose `suggestion` is a `learning_rate`
+    def lr_find(
+        self,
+        low: float = 1e-6,  # first rate
+        high: float = 1.0,  # last one, if the loss holds out so long
+        steps: int = 80,  # rates to try
+        *,
+        fold: Fold | None = None,  # rows to learn from; None = all
+        **options,  # see `training_options`
+    ) -> LRFinderResult:  # whose `suggestion` is a `learning_rate`
         "Try growing learning rates on a copy of the model."
         return _try_rates(self, low, high, steps, fold, _known_options(options))
 
-    def predict(self,
-        panel:FeaturePanel|None=None, # unscaled features; None = the handler's own
-    )->Forecast: # laws and positions; sessions up to `training_end` were learnt from: no test
+    def predict(
+        self,
+        panel: FeaturePanel | None = None,  # unscaled features; None = the handler's own
+    ) -> Forecast:  # laws and positions; sessions up to `training_end` were learnt from: no test
         "What the trained model says in every session, each knowing only its past."
         return _predict(self, panel)
 
-    def save(self, folder:str|Path)->Path: # weights and one JSON card, all or nothing
+    def save(self, folder: str | Path) -> Path:  # weights and one JSON card, all or nothing
         "Write the model, the scaler and what the run was; return the folder."
         if int(os.environ.get("RANK", 0)):  # one of several processes writes
             return Path(folder)
         return self.model.save(folder, training=_training_facts(self))
 
-    def restore(self, folder:str|Path)->"ModelTrainer":
+    def restore(self, folder: str | Path) -> "ModelTrainer":
         "Take weights, scaler and history back from a folder that `save` wrote; return self."
         return _restore(self, folder)
 
     @classmethod
-    def load(cls, folder:str|Path, data:FinancialDataHandler|None=None)->"ModelTrainer":
+    def load(cls, folder: str | Path, data: FinancialDataHandler | None = None) -> "ModelTrainer":
         "The trainer that wrote a folder, built again from the folder alone."
         return _load(cls, folder, data)
 
@@ -484,12 +596,13 @@ class ModelTrainer:
 def _together(device):
     "This process alone, or, started by `accelerate launch` or `torchrun`, one of several"
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return OneProcess()
+        return SingleProcess()
     try:
         from accelerate import Accelerator
     except ImportError as e:
-        raise TrainerError("several processes need accelerate: pip install "
-                           "'hybrid_ssm[dist]'") from e
+        raise TrainerError(
+            "several processes need accelerate: pip install 'hybrid_ssm[dist]'"
+        ) from e
     return Accelerator(cpu=str(device) == "cpu")
 
 
@@ -506,8 +619,10 @@ def _callbacks(trainer, o, epochs):
     around = [TimeBudget(o["minutes"])] if o["minutes"] is not None else []
     if o["checkpoint"] is not None:
         card = lambda: dict(training=_training_facts(trainer))
-        around += [Checkpoint(o["checkpoint"], o["every"], own, card),
-                   CSVLog(Path(o["checkpoint"]) / "history.csv")]
+        around += [
+            Checkpoint(o["checkpoint"], o["every"], own, card),
+            CSVLog(Path(o["checkpoint"]) / "history.csv"),
+        ]
     return own, around + ([ProgressBar(o["label"])] if o["progress"] else [])
 
 # %% ../nbs/05_trainer.ipynb #28fe5e05
@@ -515,31 +630,55 @@ def _fingerprint(trainer, data):
     "What the objective says of made-up laws: any function and any costs are known by it"
     batch = take_batch(data.train, np.arange(min(len(data.train), 4)), trainer.device)
     regimes = trainer.model.config.get("n_regimes", 1)
+
     def wave(low, high, like):
         x = torch.linspace(0, 20, like.numel(), device=like.device).sin().view_as(like)
         return low + (high - low) * (x + 1) / 2
-    law = wave(-.5, .5, batch.target), wave(.5, 1.5, batch.target), wave(3, 8, batch.target)
+
+    law = wave(-0.5, 0.5, batch.target), wave(0.5, 1.5, batch.target), wave(3, 8, batch.target)
     share = torch.full((*batch.cost.shape, regimes), 1 / regimes, device=batch.x.device)
     try:
-        parts = trainer.objective(ModelOutput(*law, wave(-1, 1, batch.cost), share),
-                                  batch._replace(x=None, mask=None))
+        parts = trainer.objective(
+            ModelOutput(*law, wave(-1, 1, batch.cost), share), batch._replace(x=None, mask=None)
+        )
         return f"{float(parts.total):.5g}"
     except (AttributeError, TypeError, RuntimeError) as e:
-        raise TrainerError(f"the objective cannot score a batch ({e}): give a function of (output, "
-                           "batch) that returns LossParts(total, terms)") from e
+        raise TrainerError(
+            f"the objective cannot score a batch ({e}): give a function of (output, "
+            "batch) that returns LossParts(total, terms)"
+        ) from e
 
 # %% ../nbs/05_trainer.ipynb #7eee139b
 def _facts(trainer, epochs, learning_rate, data, o):
     "What a checkpoint must agree with"
-    same = ("batch_size", "schedule", "precision", "clip", "average", "piece", "window", "warm_up",
-            "stride", "smooth", "floor", "weight_decay")
-    return dict(model=type(trainer.model).__name__, config=_but_seed(trainer.model.config),
-                epochs=epochs, learning_rate=learning_rate, seed=trainer.seed,
-                loss=_said(trainer.objective),
-                scaler=trainer.scaler.to_dict(), windows=[len(data.train), len(data.valid)],
-                data=_data_facts(trainer.data), fold=trainer.fold,
-                by_date=_by_date(trainer.loss, o),
-                objective=_fingerprint(trainer, data)) | {k: o[k] for k in same}
+    same = (
+        "batch_size",
+        "schedule",
+        "precision",
+        "clip",
+        "average",
+        "piece",
+        "window",
+        "warm_up",
+        "stride",
+        "smooth",
+        "floor",
+        "weight_decay",
+    )
+    return dict(
+        model=type(trainer.model).__name__,
+        config=_but_seed(trainer.model.config),
+        epochs=epochs,
+        learning_rate=learning_rate,
+        seed=trainer.seed,
+        loss=_said(trainer.objective),
+        scaler=trainer.scaler.to_dict(),
+        windows=[len(data.train), len(data.valid)],
+        data=_data_facts(trainer.data),
+        fold=trainer.fold,
+        by_date=_by_date(trainer.loss, o),
+        objective=_fingerprint(trainer, data),
+    ) | {k: o[k] for k in same}
 
 # %% ../nbs/05_trainer.ipynb #e6b93783
 def _check_run(trainer, fold, o):
@@ -547,26 +686,34 @@ def _check_run(trainer, fold, o):
     if fold is not None and not isinstance(fold, Fold):
         raise TrainerError(f"fold={fold!r}: give one of `handler.folds(...)`")
     if not callable(trainer.loss) or isinstance(trainer.loss, type):
-        raise TrainerError(f"loss={trainer.loss!r}: give an objective, such as JointLoss(); that "
-                           "of a folder is known only if it was one")
-    if hasattr(trainer.model, "fit_windows"): _check_without_steps(trainer, o)
+        raise TrainerError(
+            f"loss={trainer.loss!r}: give an objective, such as JointLoss(); that "
+            "of a folder is known only if it was one"
+        )
+    if hasattr(trainer.model, "fit_windows"):
+        _check_without_steps(trainer, o)
     _check_free(o)
     fold = holdout(trainer.data.sessions) if fold is None else fold
     if o["window"] > len(fold.train):
-        raise TrainerError(f"window={o['window']} is longer than the {len(fold.train)} training "
-                           "sessions: use a smaller window, earlier dates or a longer history")
+        raise TrainerError(
+            f"window={o['window']} is longer than the {len(fold.train)} training "
+            "sessions: use a smaller window, earlier dates or a longer history"
+        )
     return fold
 
 
 def _windows(trainer, fold, o):
     "What may be learnt from, and what chooses; raises TrainerError where there is nothing"
     fold = _check_run(trainer, fold, o)
-    data = trainer.data.prepare_training_data(o["window"], fold, o["stride"], o["warm_up"],
-                                              o["memory_map"])
+    data = trainer.data.prepare_training_data(
+        o["window"], fold, o["stride"], o["warm_up"], o["memory_map"]
+    )
     for name in ("train", "valid"):
         if not len(getattr(data, name)):
-            raise TrainerError(f"no window has a known outcome in the {name} sessions of "
-                               f"{data.fold}: use a longer history or other dates")
+            raise TrainerError(
+                f"no window has a known outcome in the {name} sessions of "
+                f"{data.fold}: use a longer history or other dates"
+            )
     return data
 
 
@@ -586,14 +733,17 @@ def _yearly(trainer, data):
 def _dates_of(fold):
     "First and last session that is learnt from, and that chooses"
     day = lambda t: f"{fold.sessions[t]:%Y-%m-%d}"
-    return {name: [day(rows[0]), day(rows[-1])]
-            for name, rows in (("train", fold.train), ("valid", fold.valid))}
+    return {
+        name: [day(rows[0]), day(rows[-1])]
+        for name, rows in (("train", fold.train), ("valid", fold.valid))
+    }
 
 # %% ../nbs/05_trainer.ipynb #ee1186dc
 def _alike(model, together):
     "The model, with the first process's weights in all of them"
     if together.num_processes > 1:
         from accelerate.utils import broadcast
+
         for value in model.state_dict().values():
             value.copy_(broadcast(value.clone()))
     return model
@@ -604,22 +754,32 @@ def _fresh_run(trainer, epochs, learning_rate, data, o, together):
     facts = json.loads(json.dumps(_facts(trainer, epochs, learning_rate, data, o)))
     if isinstance(trainer.loss, nn.Module):
         _alike(trainer.loss.to(trainer.device), together)
-    run = Run(_alike(trainer.model, together), epochs, trainer.device, trainer.seed, o["clip"],
-              facts=facts, main=together.is_main_process)
+    run = Run(
+        _alike(trainer.model, together),
+        epochs,
+        trainer.device,
+        trainer.seed,
+        o["clip"],
+        facts=facts,
+        main=together.is_main_process,
+    )
     run.history.floor = epochs // 10 if o["floor"] is None else o["floor"]
     run.history.smooth = o["smooth"]
     plan = plan_epoch(data.train, o["batch_size"], trainer.seed, 0, facts["by_date"])
-    share_of(min(plan, key=len), together)  # the smallest batch has something for everyone
-    return prepare(run, learning_rate, epochs * len(plan), o["schedule"], trainer.loss,
-                   o["weight_decay"])
+    shard(min(plan, key=len), together)  # the smallest batch has something for everyone
+    return prepare(
+        run, learning_rate, epochs * len(plan), o["schedule"], trainer.loss, o["weight_decay"]
+    )
 
 # %% ../nbs/05_trainer.ipynb #6e276443
 def _check_without_steps(trainer, o):
     "Options that a learner without gradients has no use for"
     for name in ("checkpoint", "minutes", "average", "callbacks"):
         if o[name]:
-            raise TrainerError(f"{name}={o[name]!r}: a {type(trainer.model).__name__} is fitted at "
-                               "once, without steps to stop at; leave it out")
+            raise TrainerError(
+                f"{name}={o[name]!r}: a {type(trainer.model).__name__} is fitted at "
+                "once, without steps to stop at; leave it out"
+            )
 
 
 def _without_gradients(trainer, data):
@@ -631,10 +791,13 @@ def _without_gradients(trainer, data):
 
 def _check_free(o):
     "Never write over a checkpoint unasked"
-    if o["checkpoint"] is None or o["resume"]: return
+    if o["checkpoint"] is None or o["resume"]:
+        return
     if (Path(o["checkpoint"]) / "last.safetensors").exists():
-        raise TrainerError(f"'{o['checkpoint']}' holds the checkpoint of a run: go on with "
-                           "resume=True, or use another folder")
+        raise TrainerError(
+            f"'{o['checkpoint']}' holds the checkpoint of a run: go on with "
+            "resume=True, or use another folder"
+        )
 
 # %% ../nbs/05_trainer.ipynb #20285f49
 @contextmanager
@@ -659,9 +822,11 @@ def _take_on(trainer, data, o):
     resumed = o["resume"] and (Path(o["checkpoint"]) / "last.safetensors").exists()
     goes_on = not resumed and not hasattr(trainer.model, "fit_windows")
     if goes_on and known > dates["valid"][-1]:
-        raise TrainerError(f"the model has learnt from sessions to {known}; a fold that ends at "
-                           f"{dates['valid'][-1]} would be tested on what it knows: train a fresh "
-                           "model in a fresh ModelTrainer")
+        raise TrainerError(
+            f"the model has learnt from sessions to {known}; a fold that ends at "
+            f"{dates['valid'][-1]} would be tested on what it knows: train a fresh "
+            "model in a fresh ModelTrainer"
+        )
     if goes_on and trainer.history.rows:
         before = [dict(fold=trainer.fold, epochs=len(trainer.history.rows))]
         trainer.earlier = trainer.earlier + before
@@ -671,8 +836,9 @@ def _take_on(trainer, data, o):
 # %% ../nbs/05_trainer.ipynb #424fec5c
 def _loss_before(trainer, data, o):
     "Validation loss of weights from an earlier training, or None where it is no number"
-    before = evaluate(trainer.model, data.valid, trainer.objective, o["batch_size"],
-                      trainer.device)["valid"]
+    before = evaluate(
+        trainer.model, data.valid, trainer.objective, o["batch_size"], trainer.device
+    )["valid"]
     return before if np.isfinite(before) else None
 
 
@@ -683,18 +849,32 @@ def _step_by_step(trainer, data, o, epochs, rate):
     trainer.model.to(trainer.device)
     run = _fresh_run(trainer, epochs, rate, data, o, together)
     own, around = _callbacks(trainer, o, epochs)
-    if o["resume"]: resume_run(run, o["checkpoint"], own)
+    if o["resume"]:
+        resume_run(run, o["checkpoint"], own)
     if trainer.model.trained and not run.step:
         run.history.start = _loss_before(trainer, data, o)
     trainer.history, trainer.model.trained = run.history, True
     try:
         with interruptible(run, o["checkpoint"]):
-            fit(data.train, data.valid, run, trainer.objective, own + around, o["batch_size"],
-                run.facts["by_date"], piece=o["piece"], precision=o["precision"], together=together)
+            fit(
+                data.train,
+                data.valid,
+                run,
+                trainer.objective,
+                own + around,
+                o["batch_size"],
+                run.facts["by_date"],
+                piece=o["piece"],
+                precision=o["precision"],
+                together=together,
+            )
     finally:
         if run.stop and not run.history.rows and run.best is None:
-            warnings.warn("stopped before the first epoch ended: the model holds weights that "
-                          "were never validated", stacklevel=4)
+            warnings.warn(
+                "stopped before the first epoch ended: the model holds weights that "
+                "were never validated",
+                stacklevel=4,
+            )
     return run.history
 
 # %% ../nbs/05_trainer.ipynb #440fd5d8
@@ -711,14 +891,25 @@ def _train(trainer, epochs, learning_rate, fold, o):
 
 
 def _try_rates(trainer, low, high, steps, fold, o):
-    "The work of `ModelTrainer.find_rate`."
+    "The work of `ModelTrainer.lr_find`."
     low, high, steps = _above_zero("low", low), _above_zero("high", high), _whole("steps", steps, 2)
     if low >= high:
         raise TrainerError(f"low={low} is not below high={high}: swap them")
     data = _windows(trainer, fold, o)
-    return find_rate(trainer.model, data.train, _yearly(trainer, data), o["batch_size"], low, high,
-                     steps, trainer.device, trainer.seed, _by_date(trainer.loss, o),
-                     piece=o["piece"], precision=o["precision"])
+    return lr_find(
+        trainer.model,
+        data.train,
+        _yearly(trainer, data),
+        o["batch_size"],
+        low,
+        high,
+        steps,
+        trainer.device,
+        trainer.seed,
+        _by_date(trainer.loss, o),
+        piece=o["piece"],
+        precision=o["precision"],
+    )
 
 # %% ../nbs/05_trainer.ipynb #0f70a2d8
 def _predict(trainer, panel):
@@ -727,18 +918,26 @@ def _predict(trainer, panel):
         raise TrainerError("the model has no scaler yet: call train_model or restore first")
     panel = trainer.data.panel if panel is None else panel
     if not isinstance(panel, FeaturePanel):
-        raise TrainerError(f"panel is a {type(panel).__name__}: give features, such as "
-                           "compute_features(bars, trainer.data.features)")
+        raise TrainerError(
+            f"panel is a {type(panel).__name__}: give features, such as "
+            "compute_features(bars, trainer.data.features)"
+        )
     known = {s: i for i, s in enumerate(trainer.assets or panel.symbols)}
-    outputs = predict_arrays(trainer.model, input_arrays(panel, trainer.scaler), trainer.device,
-                             asset=[known.get(s, -1) for s in panel.symbols])
+    outputs = predict_arrays(
+        trainer.model,
+        input_arrays(panel, trainer.scaler),
+        trainer.device,
+        asset=[known.get(s, -1) for s in panel.symbols],
+    )
     return to_forecast(outputs, panel, trainer.model.horizons)
 
 # %% ../nbs/05_trainer.ipynb #39714750
 def _check_build(build):
     if not callable(build) or isinstance(build, nn.Module):
-        raise TrainerError(f"build is a {type(build).__name__}: give a function without arguments "
-                           "that returns a fresh model, as lambda: Model(...) is")
+        raise TrainerError(
+            f"build is a {type(build).__name__}: give a function without arguments "
+            "that returns a fresh model, as lambda: Model(...) is"
+        )
 
 
 def _checked_seeds(seeds):
@@ -752,22 +951,27 @@ def _checked_seeds(seeds):
 
 def _all_different(members):
     "Members that begin alike would agree for the wrong reason"
-    first = [torch.cat([p.detach().flatten().cpu() for p in m.model.parameters()])
-             for m in members.values()]
+    first = [
+        torch.cat([p.detach().flatten().cpu() for p in m.model.parameters()])
+        for m in members.values()
+    ]
     moved = [m for m in members.values() if any(p.requires_grad for p in m.model.parameters())]
     if len(moved) > 1 and all(torch.equal(first[0], w) for w in first[1:]):
-        raise TrainerError("build() gives the same weights under every seed: build a fresh model "
-                           "inside of it, whose weights the ensemble then seeds")
+        raise TrainerError(
+            "build() gives the same weights under every seed: build a fresh model "
+            "inside of it, whose weights the ensemble then seeds"
+        )
 
 # %% ../nbs/05_trainer.ipynb #7046dc85
 class Ensemble:
     "The same model, trained from several seeds, that speaks as one."
 
-    def __init__(self,
-        build:Callable, # () -> a fresh model; called once under each seed
-        seeds:Sequence=(0, 1, 2, 3, 4), # one member each
-        data:FinancialDataHandler|None=None, # one for all; None = from the other settings
-        **settings, # of `ModelTrainer`: training_start, training_end, symbols, source, loss, ...
+    def __init__(
+        self,
+        build: Callable,  # () -> a fresh model; called once under each seed
+        seeds: Sequence = (0, 1, 2, 3, 4),  # one member each
+        data: FinancialDataHandler | None = None,  # one for all; None = from the other settings
+        **settings,  # of `ModelTrainer`: training_start, training_end, symbols, source, loss, ...
     ):
         if "seed" in settings:
             raise TrainerError(f"seed={settings['seed']}: an ensemble has several; give seeds=")
@@ -780,31 +984,39 @@ class Ensemble:
             settings.pop("costs", None)  # they are the handler's now
         _all_different(self.members)
 
-    def train_model(self,
-        epochs:int=100, # at most, of each member
-        learning_rate:float=1e-4, # peak of the schedule
-        *, checkpoint:str|Path|None=None, # each member gets a folder in it
-        **options, # see `training_options`
-    )->dict: # seed -> History
+    def train_model(
+        self,
+        epochs: int = 100,  # at most, of each member
+        learning_rate: float = 1e-4,  # peak of the schedule
+        *,
+        checkpoint: str | Path | None = None,  # each member gets a folder in it
+        **options,  # see `training_options`
+    ) -> dict:  # seed -> History
         "Train every member; a resumed ensemble goes on where it was."
         folder = lambda seed: checkpoint and Path(checkpoint) / f"seed{seed}"
         bar = tqdm(self.members.items(), "seeds", disable=not options.get("progress", True))
-        return {seed: m.train_model(epochs, learning_rate, checkpoint=folder(seed),
-                                    **copy.deepcopy(options)) for seed, m in bar}
+        return {
+            seed: m.train_model(
+                epochs, learning_rate, checkpoint=folder(seed), **copy.deepcopy(options)
+            )
+            for seed, m in bar
+        }
 
     def __repr__(self):
         one = next(iter(self.members.values()))
         return f"Ensemble of {len(self.members)}: seeds {[*self.members]}, each a {one!r}"
 
-    def predict_each(self, panel:FeaturePanel|None=None)->list: # of Forecast, one per member
+    def predict_each(
+        self, panel: FeaturePanel | None = None
+    ) -> list:  # of Forecast, one per member
         "What every member says: for `uncertainty_parts` and `mixture_cdf`."
         return [m.predict(panel) for m in self.members.values()]
 
-    def predict(self, panel:FeaturePanel|None=None)->Forecast:
+    def predict(self, panel: FeaturePanel | None = None) -> Forecast:
         "What they say together: mean positions, and a law that is wider where they disagree."
         return average_forecasts(self.predict_each(panel))
 
-    def save(self, folder:str|Path)->Path:
+    def save(self, folder: str | Path) -> Path:
         "One folder per member; return the folder."
         if int(os.environ.get("RANK", 0)):  # one of several processes writes
             return Path(folder)
@@ -815,17 +1027,19 @@ class Ensemble:
 
 # %% ../nbs/05_trainer.ipynb #176badb0
 def load_ensemble(
-    folder:str|Path, # that `Ensemble.save` wrote
-    data:FinancialDataHandler|None=None, # None = built again, and refused if they are others
-)->Ensemble: # raises ModelFileError
+    folder: str | Path,  # that `Ensemble.save` wrote
+    data: FinancialDataHandler | None = None,  # None = built again, and refused if they are others
+) -> Ensemble:  # raises ModelFileError
     "The ensemble that wrote a folder, built again from the folder alone."
     try:
         text = (Path(folder) / "ensemble.json").read_text(encoding="utf-8")
         seeds = json.loads(text)["seeds"]
         paths = [Path(folder) / f"seed{int(s)}" for s in _checked_seeds(seeds)]
     except (OSError, ValueError, KeyError, TypeError, TrainerError) as e:
-        raise ModelFileError(f"'{folder}' has no readable ensemble.json ({e}): give a folder that "
-                             "`Ensemble.save` wrote") from e
+        raise ModelFileError(
+            f"'{folder}' has no readable ensemble.json ({e}): give a folder that "
+            "`Ensemble.save` wrote"
+        ) from e
     out = Ensemble.__new__(Ensemble)
     out.members = {}
     for path in paths:

@@ -18,11 +18,51 @@ from pathlib import Path
 
 LONGEST_FUNCTION, LONGEST_CLASS, LONGEST_LINE, LARGEST_NOTEBOOK = 30, 90, 100, 400_000
 FLOORS = {  # module -> notebook number, for rooms a notebook may name before they are built
-    "data": "00", "synthetic": "00a", "store": "00b", "features": "01", "targets": "01a", "splits": "01b", "costs": "01c",
-    "handler": "01d", "technical": "01e", "regime": "01f", "liquidity": "01g", "correlation": "01h", "ssm": "02", "attention": "03", "hybrid": "04", "baselines": "04a", "losses": "04b",
-    "forecast": "04c", "trainer": "05", "calibration": "05a", "backtest": "06", "metrics": "06a",
-    "figures": "06b", "report": "06c", "risk": "07", "experiment": "08", "tune": "09", "paper": "10",
-    "monitor": "11", "explore": "12", "cli": "13",
+    "core": "00",
+    "data": "00",
+    "calendars": "00a",
+    "checks": "00b",
+    "files": "00c",
+    "sources": "00d",
+    "store": "00e",
+    "synthetic": "00f",
+    "trials": "00g",
+    "features": "01",
+    "technical": "01a",
+    "regime": "01b",
+    "liquidity": "01c",
+    "correlation": "01d",
+    "feature_set": "01e",
+    "targets": "01f",
+    "splits": "01g",
+    "costs": "01h",
+    "handler": "01i",
+    "sizing": "01j",
+    "student": "01k",
+    "ssm": "02",
+    "attention": "03",
+    "hybrid": "04",
+    "baselines": "04a",
+    "rules": "04b",
+    "losses": "04c",
+    "forecast": "04d",
+    "loop": "04e",
+    "callbacks": "04f",
+    "trainer": "05",
+    "calibration": "05a",
+    "risk": "05b",
+    "backtest": "06",
+    "metrics": "06a",
+    "figures": "06b",
+    "report": "06c",
+    "config": "07",
+    "experiment": "08",
+    "summary": "08a",
+    "tune": "09",
+    "paper": "10",
+    "monitor": "11",
+    "explore": "12",
+    "cli": "13",
 }
 NETWORK = {"yfinance", "requests", "urllib3", "urllib.request", "http.client", "http.server", "socket", "ssl",
            "curl_cffi", "httpx", "aiohttp", "websocket", "websockets", "ftplib", "smtplib", "alpaca"}
@@ -91,7 +131,7 @@ class Notebook:
 
     @property
     def number(self):
-        "`01a` of `01a_targets.ipynb`; empty where there is none"
+        "`01a` of `01f_targets.ipynb`; empty where there is none"
         found = re.match(r"\d+[a-z]?(?=_)", self.path.name)
         return found[0] if found else ""
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_ssm.data import (Bars, DataError, align_bars, close_times, exchange_sessions, load_bars, remarks, resample_bars,
+from hybrid_ssm.data import (Bars, DataError, align_bars, close_times, exchange_sessions, load_bars, data_warnings, resample_bars,
                              same_day_known, to_currency, validate)
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=20)
@@ -126,7 +126,7 @@ def test_currency_candles():
     every = pd.date_range("2015-01-05", periods=100)
     every = every[every.day_of_week != 5]
     bars = Bars.from_long(long(every).assign(volume=np.where(every.day_of_week == 6, 5e4, 1e6)))
-    assert {(f.rule, f.remedy) for f in remarks(bars)} == {("weekend row", "an evening's trades? add them to Monday")}
+    assert {(f.rule, f.remedy) for f in data_warnings(bars)} == {("weekend row", "an evening's trades? add them to Monday")}
 
 
 def test_pounds_after_pence():
@@ -156,7 +156,7 @@ def test_months_labelled_by_their_first_day():
         Bars.from_long(long(other))
     for day, expected in (("MON", ["maybe week label"]), ("FRI", [])):
         bars = Bars.from_long(long(pd.date_range("2015-01-01", periods=12, freq=f"W-{day}")))
-        assert [f.rule for f in remarks(bars)] == expected
+        assert [f.rule for f in data_warnings(bars)] == expected
 
 
 def test_calendars_that_cannot_be_built():
@@ -238,20 +238,20 @@ def test_a_split_in_monthly_bars_is_seen():
     days, price = monthly()
     split = pd.DataFrame({"X": np.where(np.arange(60) < 30, price, price / 3)}, days)
     volume = pd.DataFrame({"X": np.where(np.arange(60) < 30, 1e6, 3e6)}, days)
-    assert [f.rule for f in remarks(Bars(split)) if f.session == days[30]] == ["possible split"]
+    assert [f.rule for f in data_warnings(Bars(split)) if f.session == days[30]] == ["possible split"]
     assert [f.rule for f in validate(Bars(split, volume=volume))] == ["split without adjustment"]
     named = pd.DataFrame({"X": np.where(np.arange(60) == 30, 3.0, 0.0)}, days)
     assert [f.rule for f in validate(Bars(split, extras={"split": named}))] == ["split without adjustment"]
     for k in range(40):  # months that merely move are not even noted
         clean = Bars(pd.DataFrame({"X": monthly(120, k)[1]}, pd.date_range("2010-01-01", periods=120, freq="BME")))
-        assert validate(clean) + remarks(clean) == []
+        assert validate(clean) + data_warnings(clean) == []
 
 
 @pytest.mark.parametrize("freq", ["W-FRI", "W", "BME", "BQE", "BYE", "ME"])
 def test_slow_bars_are_not_noted_for_being_slow(freq):
     days = pd.date_range("2000-01-01", periods=24, freq=freq)
     bars = Bars(pd.DataFrame(walk(24, 2, 1, 0.03), days, ["A", "B"]), volume=pd.DataFrame(1e6, days, ["A", "B"]))
-    assert validate(bars) + remarks(bars) == []
+    assert validate(bars) + data_warnings(bars) == []
 
 
 def test_missing_sessions_of_weekly_bars_are_none():
@@ -264,13 +264,13 @@ def test_daily_beside_monthly_is_noted():
     days = pd.bdate_range("2015-01-01", periods=260)
     both = pd.DataFrame(walk(260, 2), days, ["DAY", "MONTH"])
     both["MONTH"] = both["MONTH"].where(days.isin(pd.date_range("2015-01-01", periods=12, freq="BME")))
-    found = [f for f in remarks(Bars(both)) if f.rule == "mixed frequencies"]
+    found = [f for f in data_warnings(Bars(both)) if f.rule == "mixed frequencies"]
     assert [f.symbol for f in found] == ["MONTH"] and "mixed frequencies" in Bars(both)._repr_html_()
 
 
 def test_years_that_a_calendar_does_not_know_are_noted():
     days = pd.bdate_range("1990-01-01", periods=60)
-    found = remarks(Bars(pd.DataFrame({"X": walk(60)[:, 0]}, days)), calendar="XTKS")
+    found = data_warnings(Bars(pd.DataFrame({"X": walk(60)[:, 0]}, days)), calendar="XTKS")
     assert "outside calendar" in {f.rule for f in found} and "XTKS is known for" in str(found[0])
     for name in ("nyse", "NASDAQX", 5):
         assert refusal(lambda: exchange_sessions(name))[0] == {"unknown calendar"}

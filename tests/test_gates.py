@@ -87,7 +87,7 @@ VIOLATIONS = {  # gate -> [(name, cells, metadata)], each of which must make it 
                          ("01_features", ["#| default_exp features",
                                           "#| export\ndef f(): from hybrid_ssm.attic import x"], {})],
     gates.wall_breaks: [("01_features", room("features", "from math import *"), {}),
-                        ("01c_costs", room("costs", "import numpy"), {}),
+                        ("01h_costs", room("costs", "import numpy"), {}),
                         ("02_ssm", room("ssm", "import pandas as pd"), {}),
                         ("03_attention", room("attention", "from datetime import date"), {}),
                         ("06a_metrics", room("metrics", "import torch"), {}),
@@ -127,8 +127,8 @@ def test_every_gate_has_a_planted_violation():
 
 
 def test_hidden_torch_is_found_through_another_room(tmp_path):
-    rooms = [plant(tmp_path, room("losses", "import torch"), "04b_losses.ipynb"),
-             plant(tmp_path, room("forecast", "from hybrid_ssm.losses import crps"), "04c_forecast.ipynb"),
+    rooms = [plant(tmp_path, room("losses", "import torch"), "04c_losses.ipynb"),
+             plant(tmp_path, room("forecast", "from hybrid_ssm.losses import crps"), "04d_forecast.ipynb"),
              plant(tmp_path, room("metrics", "from hybrid_ssm.forecast import Forecast"), "06a_metrics.ipynb")]
     assert len(gates.hidden_torch(rooms)) == 2
     assert gates.hidden_torch(rooms[:1]) == []

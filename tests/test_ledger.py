@@ -246,7 +246,7 @@ def test_weights_that_mean_one_thing():
         assert backtest(same, bars).equity.equals(one.equity)
 
 
-REFUSED = {  # name: weights made of good ones, what the message must hold
+ERRORS = {  # name: weights made of good ones, what the message must hold
     "newest first": (lambda w: w.iloc[::-1], r"weights\.sort_index\(\)"),
     "shuffled": (lambda w: w.sample(frac=1, random_state=0), r"weights\.sort_index\(\)"),
     "a row twice": (lambda w: w.iloc[[0, 1, 2, 2, 3]], "several rows for 2015-01-06"),
@@ -278,9 +278,9 @@ REFUSED = {  # name: weights made of good ones, what the message must hold
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("name", ERRORS)
 def test_weights_that_do_not(name):
-    make, text = REFUSED[name]
+    make, text = ERRORS[name]
     bars = load_bars(["KO", "JPM", "GE"], "2015", "2015")
     rng = np.random.default_rng(0)
     weights = pd.DataFrame(rng.normal(0, 0.3, bars.close.shape), bars.sessions, bars.symbols)

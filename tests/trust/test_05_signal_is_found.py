@@ -17,7 +17,7 @@ from hybrid_ssm.features import FEATURES, feature
 from hybrid_ssm.handler import FinancialDataHandler
 from hybrid_ssm.hybrid import HybridFinancialModel
 from hybrid_ssm.metrics import sharpe
-from hybrid_ssm.risk import risk_parity
+from hybrid_ssm.risk import inverse_volatility
 from hybrid_ssm.synthetic import planted_signal
 from hybrid_ssm.trainer import ModelTrainer
 
@@ -66,7 +66,7 @@ def learnt(market, seed, plant):
 
 def held(positions, market):
     "The books of the later sessions, every opinion sized alike"
-    return backtest(risk_parity(positions, market.bars), market.bars).window(market.bars.sessions[LEARNT])
+    return backtest(inverse_volatility(positions, market.bars), market.bars).window(market.bars.sessions[LEARNT])
 
 
 def judge(kind, seeds, plant):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybrid_ssm.data import NOTED, REFUSED, Bars, DataError, exchange_sessions
+from hybrid_ssm.data import WARNINGS, ERRORS, Bars, DataError, exchange_sessions
 
 ZONES = ("UTC", "America/New_York", "Asia/Tokyo", "Australia/Lord_Howe")
 FULL = 10_000  # tables, each in every zone
@@ -343,7 +343,7 @@ def check(load, numbers, seed=0):
                 expected = reference(plant.frame, table_of(plant.frame["symbol"].unique(), {})).sha256
             else:
                 expected = fault(plant)
-            options = {"strict": [r for r in NOTED if r != "extra column"],
+            options = {"strict": [r for r in WARNINGS if r != "extra column"],
                        "calendar": "XNYS" if rng.random() < 0.5 else None} | plant.options
             instruments = table_of(plant.symbols, plant.instruments)
             found = verdict(load, dressed(plant.frame, zone, rng), instruments, options)
@@ -391,7 +391,7 @@ def lenient(frame, instruments, **options):
 def test_bad_data_is_named(tell):
     counts = quick(Bars.from_long)
     tell(f"{sum(counts.values())} tables, {counts['identical']} identical, {len(counts) - 1} rules")
-    untried = set(REFUSED) | set(NOTED)
+    untried = set(ERRORS) | set(WARNINGS)
     untried -= set(counts)
     assert counts["not planted"] == 0
     assert untried == {"no rows", "missing return", "return below -100 %", "return without a price", "neither 0 nor 1",

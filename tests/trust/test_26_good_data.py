@@ -258,11 +258,11 @@ def test_mutants(mutants, defect):
 
 def test_a_true_ten_for_one_move_is_not_even_noted():
     "Real moves leave traces that no split leaves"
-    from hybrid_ssm.data import remarks
+    from hybrid_ssm.data import data_warnings
     for case in (ten_for_one, ten_for_one_exactly, ten_for_one_closes, halved_by_news, crash):
         for seed in range(3):
             frame, options = case(np.random.default_rng([99, seed]))
-            noted = [f.rule for f in remarks(Bars.from_long(frame, **options)) if "split" in f.rule or "seam" in f.rule]
+            noted = [f.rule for f in data_warnings(Bars.from_long(frame, **options)) if "split" in f.rule or "seam" in f.rule]
             assert not noted, f"{case.__name__}: {noted}"
 
 

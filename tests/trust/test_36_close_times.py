@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 import hybrid_ssm.risk as room
-from hybrid_ssm.baselines import decorrelated, equal_weight, no_trade
+from hybrid_ssm.baselines import decorrelated, equal_weight, no_trade_band
 from hybrid_ssm.data import Bars
 from hybrid_ssm.features import compute_features
-from hybrid_ssm.risk import RiskPolicy, risk_parity
+from hybrid_ssm.risk import RiskPolicy, inverse_volatility
 
 HOURS = pd.DataFrame({"close_time": ["15:00", "15:00", "16:30", "16:00", "16:00", None],
                       "timezone": ["Asia/Tokyo", "Asia/Tokyo", "Europe/London", "America/New_York", "America/New_York", None]},
@@ -45,7 +45,7 @@ def spoiled(bars, p, row, later, rng):
 
 def rules(bars, p):
     "The rules that mix symbols"
-    return {"rotated": decorrelated(p, bars), "rotated, band": no_trade(decorrelated(p, bars)), "equal": equal_weight(bars)}
+    return {"rotated": decorrelated(p, bars), "rotated, band": no_trade_band(decorrelated(p, bars)), "equal": equal_weight(bars)}
 
 
 def guard(prepare, bars, p, rows):
@@ -65,7 +65,7 @@ def guard(prepare, bars, p, rows):
 
 def sized(bars, p):
     "Weights of all policies"
-    return {k: policy.weights(p, bars) for k, policy in POLICIES.items()} | {"parity": risk_parity(p, bars)}
+    return {k: policy.weights(p, bars) for k, policy in POLICIES.items()} | {"parity": inverse_volatility(p, bars)}
 
 
 def features(bars, p):
