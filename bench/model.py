@@ -12,7 +12,8 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from common import head, interleave, machine, median, ratio, row
-from hybrid_ssm.hybrid import CONTROLS, COUPLINGS, HybridFinancialModel
+from hybrid_ssm.hybrid import COUPLINGS, HybridFinancialModel
+from hybrid_ssm.attention import CONTROLS
 
 WIDTH, ROWS, HEADS, FEATURES = 64, 16, 4, 20
 

@@ -66,7 +66,7 @@ def _check_symbols(names, bars):
             )
         if name not in bars.symbols:
             raise DataError(
-                f"weights name '{name}', which the bars do not have: {nearest(name, bars.symbols)}",
+                f"weights name '{name}', which the bars do not have: {did_you_mean(name, bars.symbols)}",
                 symbol=name,
             )
     for name in names[names.duplicated()]:

@@ -1978,7 +1978,9 @@ def quality(
     steps = _steps(bars)
     unchanged = (steps["close"] == steps["before"]).sum(axis=0)
     compared = (np.isfinite(steps["close"]) & np.isfinite(steps["before"])).sum(axis=0)
-    flags = pd.Series([f.symbol for f in data_warnings(bars, **checks)], dtype=object).value_counts()
+    flags = pd.Series(
+        [f.symbol for f in data_warnings(bars, **checks)], dtype=object
+    ).value_counts()
     return session_gaps(bars).assign(
         unchanged=unchanged / np.maximum(compared, 1),
         noted=flags.reindex(bars.symbols, fill_value=0),
@@ -1988,7 +1990,10 @@ def quality(
 def _quality_line(
     bars,  # a Bars
 ) -> str:  # for the face
-    table, noted = session_gaps(bars), pd.Series([f.rule for f in data_warnings(bars)], dtype=object)
+    table, noted = (
+        session_gaps(bars),
+        pd.Series([f.rule for f in data_warnings(bars)], dtype=object),
+    )
     steps = _steps(bars)
     compared = np.isfinite(steps["close"]) & np.isfinite(steps["before"])
     stale = (steps["close"] == steps["before"]).sum() / max(1, compared.sum())

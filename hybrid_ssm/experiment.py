@@ -96,13 +96,15 @@ from hybrid_ssm.forecast import (
     read_forecast,
 )
 from .handler import FinancialDataHandler, input_arrays
-from .hybrid import CONTROLS, COUPLINGS, HybridFinancialModel, seeded
+from .hybrid import COUPLINGS, HybridFinancialModel, seeded
+from .attention import CONTROLS
 from .metrics import LeagueTable, league_table, sharpe, sharpe_difference
 from .report import Section, write_report
 from .risk import RiskPolicy
 from .splits import Fold, usable, walk_forward
 from .ssm import ConfigError
-from .trainer import History, ModelTrainer, versions
+from .trainer import ModelTrainer, versions
+from .loop import History
 
 # %% ../nbs/08_experiment.ipynb #3cd469aa
 _MEANT = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -395,7 +397,8 @@ def _feature_names(
     for name in out:
         if name not in FEATURES:
             raise ConfigError(
-                f"features.names: unknown feature '{name}': " + did_you_mean(name, [*groups, *FEATURES])
+                f"features.names: unknown feature '{name}': "
+                + did_you_mean(name, [*groups, *FEATURES])
             )
     return tuple(dict.fromkeys(out))
 

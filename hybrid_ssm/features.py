@@ -342,7 +342,7 @@ def _position(name, names):
     if name in names:
         return list(names).index(name)
     raise DataError(
-        f"unknown feature {name!r}: {nearest(name, names)}", rule="unknown feature", value=name
+        f"unknown feature {name!r}: {did_you_mean(name, names)}", rule="unknown feature", value=name
     )
 
 

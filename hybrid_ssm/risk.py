@@ -115,7 +115,7 @@ def _aligned(positions, bars):
     for symbol in positions.columns.difference(bars.symbols):
         raise DataError(
             f"positions name '{symbol}', which the bars do not have: "
-            f"{nearest(symbol, bars.symbols)}",
+            f"{did_you_mean(symbol, bars.symbols)}",
             symbol=symbol,
         )
     where = bars.sessions.get_indexer(positions.index)
@@ -345,7 +345,9 @@ def volatility_scale(
     scaling: str = "budget",  # 'budget', 'realised' or 'none', see `RiskPolicy`
     max_weight: float = 1.0,  # a weight of full conviction is cut there before it is measured
     max_stale_sessions: int = MAX_STALE_SESSIONS,  # sessions an order stands without a price
-) -> pd.DataFrame:  # factor on `inverse_volatility` weights, known at its close; DataError or PolicyError
+) -> (
+    pd.DataFrame
+):  # factor on `inverse_volatility` weights, known at its close; DataError or PolicyError
     "Factor that brings a book to its volatility target, by forecast risk and by its own past."
     bars = _aligned(positions, bars)
     if scaling not in SCALINGS:

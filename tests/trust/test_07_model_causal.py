@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from hybrid_ssm import attention
-from hybrid_ssm.hybrid import CONTROLS, COUPLINGS, HybridFinancialModel
+from hybrid_ssm.hybrid import COUPLINGS, HybridFinancialModel
+from hybrid_ssm.attention import CONTROLS
 
 FORMS = [dict(coupling=coupling) for coupling in COUPLINGS + CONTROLS] + [
     dict(rule="trapezoid", rotary=True, forget=True), dict(rule="hold", kv_heads=2, positions="rotary")]

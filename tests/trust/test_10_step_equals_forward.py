@@ -4,7 +4,8 @@ import random
 import pytest
 import torch
 
-from hybrid_ssm.hybrid import CONTROLS, COUPLINGS, HybridFinancialModel, ModelOutput
+from hybrid_ssm.hybrid import COUPLINGS, HybridFinancialModel, ModelOutput
+from hybrid_ssm.attention import CONTROLS
 
 B, L, F = 2, 96, 4
 FORMS = [dict(coupling=coupling) for coupling in COUPLINGS + CONTROLS] + [
