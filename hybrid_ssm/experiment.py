@@ -75,7 +75,7 @@ from hybrid_ssm.data import (
     periods_per_year,
     write_atomic,
 )
-from .features import DEFAULT_FEATURES, FEATURES
+from .feature_set import DEFAULT_FEATURES, FEATURES
 from hybrid_ssm.figures import (
     attention_figure,
     calibration_figure,

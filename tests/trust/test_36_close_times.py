@@ -13,7 +13,7 @@ import pytest
 import hybrid_ssm.risk as room
 from hybrid_ssm.baselines import decorrelated, equal_weight, no_trade_band
 from hybrid_ssm.data import Bars
-from hybrid_ssm.features import compute_features
+from hybrid_ssm.feature_set import compute_features
 from hybrid_ssm.risk import RiskPolicy, inverse_volatility
 
 HOURS = pd.DataFrame({"close_time": ["15:00", "15:00", "16:30", "16:00", "16:00", None],
