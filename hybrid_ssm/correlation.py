@@ -568,6 +568,20 @@ _AVERAGE_CORRELATION = Feature(
     cross_section=True,
 )
 
+# %% ../nbs/01d_correlation.ipynb #1c472669
+_AVERAGE_CORRELATIONS = tuple(
+    Feature(
+        f"average_correlation_{n}",
+        "correlation",
+        n + 2,
+        f"mean correlation of all pairs over {n} sessions",
+        "Pollet and Wilson (2010)",
+        partial(average_correlation, sessions=n),
+        cross_section=True,
+    )
+    for n in (21, 126)
+)
+
 # %% ../nbs/01d_correlation.ipynb #3f0ddaa0
 def dispersion(
     returns: np.ndarray,  # (S, N), NaN where a symbol has no row
@@ -593,20 +607,6 @@ _DISPERSION = Feature(
     "Solnik and Roulet (2000)",
     partial(dispersion, short=21, long=252),
     cross_section=True,
-)
-
-# %% ../nbs/01d_correlation.ipynb #4b42ee1c
-_AVERAGE_CORRELATIONS = tuple(
-    Feature(
-        f"average_correlation_{n}",
-        "correlation",
-        n + 2,
-        f"mean correlation of all pairs over {n} sessions",
-        "Pollet and Wilson (2010)",
-        partial(average_correlation, sessions=n),
-        cross_section=True,
-    )
-    for n in (21, 126)
 )
 _DISPERSION_SHORT = Feature(
     "dispersion_5_63",
@@ -704,7 +704,7 @@ def matrix_feature(
         out[t] = summary.get(field, np.nan)
     return out
 
-
+# %% ../nbs/01d_correlation.ipynb #d4407921
 _SPECTRAL = tuple(
     Feature(
         name,
@@ -839,7 +839,7 @@ def tree_feature(
         out[t] = values.get(field, np.nan)
     return out
 
-
+# %% ../nbs/01d_correlation.ipynb #363b7294
 _TREE_PLACE = tuple(
     Feature(
         name,
@@ -935,7 +935,7 @@ def correlation_stability(
         out[t] = values[field]
     return out
 
-
+# %% ../nbs/01d_correlation.ipynb #8c29263b
 _STABILITY = tuple(
     Feature(
         name,
@@ -987,7 +987,7 @@ def momentum_rank(
         out[rows, j] = np.r_[np.full(last, np.nan), gain][: len(rows)]
     return cross_rank(out)
 
-
+# %% ../nbs/01d_correlation.ipynb #60c64337
 _MOMENTUM_RANK = tuple(
     Feature(
         name,

@@ -240,8 +240,8 @@ class SymbolSeries:
         if keep.all():
             return self
         columns = {name: column[keep] for name, column in self.columns.items()}
-        own = (self.rows, self.level, self.returns, self.sigma)
-        return SymbolSeries(*(a[keep] for a in own), columns)
+        own = self.rows[keep], self.level[keep], self.returns[keep], self.sigma[keep]
+        return SymbolSeries(*own, columns)
 
 
 def _usable(name: str, value: Any) -> Any:
@@ -615,10 +615,9 @@ class _LiveCrossSection:
         f = self.feature
         if session % f.step == 0:
             returns, columns = buffer.tail(f)
-            if f.step > 1:
-                columns = columns | {"step": f.step}
+            step = {"step": f.step} if f.step > 1 else {}
             newest = self.live.update if self.live else lambda *a, **k: f.function(*a, **k)[-1]
-            self.held = np.array(newest(returns, **columns), float)
+            self.held = np.array(newest(returns, **columns, **step), float)
         known = seen & (rows >= f.warm_up) & (np.abs(self.waiting) < 1e30)
         value = np.where(known, self.waiting, np.nan)
         self.waiting = np.where(seen, self.held, self.waiting)
@@ -689,7 +688,7 @@ class _LevelTracker:
                 out[j] = (len(at) - 1) / max(at[-1] - at[0], 1.0) * DAYS_PER_YEAR
         return out
 
-# %% ../nbs/01_features.ipynb #561e7938
+# %% ../nbs/01_features.ipynb #407b7ee2
 def _one_session(bar: Bars, symbols: list[str], session: pd.Timestamp) -> dict[str, np.ndarray]:
     "The columns of one bar by name, (N,) each, and the day."
     if len(bar.sessions) != 1 or bar.sessions[0] <= session:
@@ -703,7 +702,7 @@ def _one_session(bar: Bars, symbols: list[str], session: pd.Timestamp) -> dict[s
     day = np.full(len(symbols), bar.sessions[0].toordinal(), float)
     return {n: row(f) for n, f in frames.items() if f is not None} | {"day": day}
 
-
+# %% ../nbs/01_features.ipynb #561e7938
 class LiveFeatures:
     "Features of the newest session, bar by bar: the values that compute_panel would give."
 

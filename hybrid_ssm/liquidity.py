@@ -830,13 +830,12 @@ _ACCUMULATION = Feature(
 
 # %% ../nbs/01c_liquidity.ipynb #76576c0b
 def by_symbol(
-    function: Callable,  # of one symbol's rows of each column -> (n,)
-    *columns: np.ndarray,  # (S, N) each
+    function: Callable[..., np.ndarray],  # of one symbol's rows of each column -> (n,)
+    *columns: np.ndarray,  # (S, N) each, at least one
 ) -> np.ndarray:  # (S, N)
     "A function of columns on each symbol's own rows, where all columns are finite."
-    out, good = np.full(columns[0].shape, np.nan), np.isfinite(columns[0])
-    for c in columns[1:]:
-        good = good & np.isfinite(c)
+    out: np.ndarray = np.full(columns[0].shape, np.nan)
+    good: np.ndarray = np.isfinite(np.stack(columns)).all(0)
     for j in range(out.shape[1]):
         rows = np.flatnonzero(good[:, j])
         out[rows, j] = function(*(np.ascontiguousarray(c[rows, j]) for c in columns))

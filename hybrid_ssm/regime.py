@@ -130,11 +130,6 @@ _VOLATILITY_RATIO = Feature(
     partial(volatility_ratio, short=21, long=252),
 )
 
-# %% ../nbs/01b_regime.ipynb #c20d0a3f
-def _pad(values: np.ndarray, n: int) -> np.ndarray:
-    "Values of the last rows, NaN before them."
-    return np.r_[np.full(n - len(values), np.nan), values]
-
 # %% ../nbs/01b_regime.ipynb #782e0ad0
 def volatility_of_volatility(
     returns: np.ndarray,  # (n,) oldest first
@@ -156,6 +151,11 @@ _VOLATILITY_OF_VOLATILITY = return_features(
 )
 
 # %% ../nbs/01b_regime.ipynb #f6df404e
+def _pad(values: np.ndarray, n: int) -> np.ndarray:
+    "Values of the last rows, NaN before them."
+    return np.r_[np.full(n - len(values), np.nan), values]
+
+
 def volatility_rank(
     returns: np.ndarray,  # (n,) oldest first
     short: int,  # look-back of the volatility
@@ -306,7 +306,7 @@ def below_high(
     sessions: int,  # look-back
 ) -> np.ndarray:  # (n,) <= 0
     "Log distance from the highest price of the look-back."
-    high, now = 0.0, 0.0
+    high = now = np.zeros(1)
     for walk in window_paths(returns, sessions):
         high, now = np.maximum(high, walk), walk
     depth = _pad(now - high, len(returns))
@@ -328,7 +328,7 @@ def time_below_high(
     sessions: int,  # look-back
 ) -> np.ndarray:  # (n,) in [0, 1]; 0 = at the high
     "Rows since the highest price of the look-back, the latest one where there are several."
-    high, since = 0.0, 0.0
+    high = since = np.zeros(1)
     for walk in window_paths(returns, sessions):
         since = np.where(walk >= high, 0.0, since + 1)
         high = np.maximum(high, walk)
@@ -350,7 +350,7 @@ def worst_loss(
     sessions: int,  # look-back
 ) -> np.ndarray:  # (n,) <= 0
     "Maximum drawdown of the log price inside the look-back."
-    high, worst = 0.0, 0.0
+    high = worst = np.zeros(1)
     for walk in window_paths(returns, sessions):
         high = np.maximum(high, walk)
         worst = np.minimum(worst, walk - high)
@@ -424,8 +424,8 @@ def hurst(
 ) -> np.ndarray:  # (n,)
     "Slope of log mean absolute move on log horizon."
     x, lags = np.log1p(returns), np.log(HURST_LAGS)
-    weights, out = (lags - lags.mean()) / ((lags - lags.mean()) ** 2).sum(), 0.0
-    for w, rows in zip(weights, HURST_LAGS):
+    away, out = lags - lags.mean(), np.zeros(1)
+    for w, rows in zip(away / (away**2).sum(), HURST_LAGS):
         n = sessions - rows + 1
         out = out + w * np.log(rolling_sum(np.abs(rolling_sum(x, rows)), n) / n)
     return out
@@ -447,7 +447,8 @@ def rescaled_range(
 ) -> np.ndarray:  # (n,) > 1.25: moves continue
     "Rescaled range over the root of the number of rows."
     x, m = np.log1p(returns), max(len(returns) - sessions + 1, 0)
-    mean, walk, high, low = rolling_sum(x, sessions)[sessions - 1 :] / sessions, 0.0, 0.0, 0.0
+    mean = rolling_sum(x, sessions)[sessions - 1 :] / sessions
+    walk = high = low = np.zeros(1)
     for k in range(sessions):
         walk = walk + (x[k : k + m] - mean)
         high, low = np.maximum(high, walk), np.minimum(low, walk)
@@ -591,7 +592,7 @@ def sign_entropy(
 ) -> np.ndarray:  # (n,) in [0, 1]
     "Entropy of the eight words of three signs, in units of its maximum."
     up = np.where(np.isnan(returns), np.nan, returns > 0)
-    word, out = 4 * lag(up, 2) + 2 * lag(up, 1) + up, 0.0
+    word, out = 4 * lag(up, 2) + 2 * lag(up, 1) + up, np.zeros(1)
     for code in range(8):
         hit = np.where(np.isnan(word), np.nan, word == code)
         share = rolling_sum(hit, sessions) / sessions
@@ -635,8 +636,8 @@ def volatility_break(
 ) -> np.ndarray:  # (n,) beyond +-1.36 is a break at 5 %, for normal returns
     "Signed CUSUM of squares, in units of its error."
     square, m = returns**2, max(len(returns) - sessions + 1, 0)
-    total, part = rolling_sum(square, sessions)[sessions - 1 :], 0.0
-    high, low = 0.0, 0.0
+    total = rolling_sum(square, sessions)[sessions - 1 :]
+    part = high = low = np.zeros(1)
     for k in range(sessions):
         part = part + square[k : k + m]
         away = (k + 1) / sessions - part / total
@@ -669,7 +670,8 @@ def _change_terms(returns: np.ndarray, sessions: int) -> dict[int, np.ndarray]:
     "Log evidence (m,) of a change `age` rows ago, relative to no change, by age."
     square, m = returns**2, max(len(returns) - sessions + 1, 0)
     unit = rolling_sum(square, sessions)[sessions - 1 :] / sessions
-    part, terms, none = 0.0, {}, _evidence(sessions, float(sessions))
+    part, none = np.zeros(1), _evidence(sessions, float(sessions))
+    terms: dict[int, np.ndarray] = {}
     for age in range(1, sessions):
         part = part + square[sessions - age :][:m]
         if age % CHANGE_GRID:
@@ -685,7 +687,7 @@ def change_odds(
 ) -> np.ndarray:  # (n,) > 0: a change is likelier than none
     "Log posterior odds of one change of variance against none."
     terms = _change_terms(returns, sessions)
-    top = 0.0
+    top = np.zeros(1)
     for t in terms.values():
         top = np.maximum(top, t)
     odds = sum(np.exp(t - top) for t in terms.values()) / len(terms)
@@ -708,7 +710,7 @@ def regime_age(
 ) -> np.ndarray:  # (n,) in [0, 1]; 1 = no change in sight
     "Posterior mean age of the present variance, even prior odds of a change."
     terms = _change_terms(returns, sessions)
-    top = 0.0
+    top = np.zeros(1)
     for t in terms.values():
         top = np.maximum(top, t)
     whole = np.exp(-top) * len(terms)  # no change: age = the look-back
@@ -769,8 +771,8 @@ def _fitted(data: bytes) -> SwitchingFit | None:
     lasting = np.isfinite(done.params).all() and variance.min() > 0 and stay.min() > 0.5
     if not (lasting and done.mle_retvals["converged"]):
         return None
-    both = (tuple(map(float, v[order])) for v in (variance, stay))
-    return SwitchingFit(len(r), float(mean * r.std()), *both)
+    (v, V), (a, b) = variance[order].tolist(), stay[order].tolist()
+    return SwitchingFit(len(r), float(mean * r.std()), (v, V), (a, b))
 
 
 def fit_switching(
@@ -823,7 +825,8 @@ def switching_path(
     every: int = REFIT,  # returns between fits, counted from the first return
 ) -> SwitchingPath:  # of the same length
     "Fit on the past, filter from there until the next fit, go on."
-    n, fits, failed = len(returns), [], 0  # `fits` stays empty as long as nothing moves
+    n, failed = len(returns), 0
+    fits: list[SwitchingFit] = []  # stays empty as long as nothing moves
     turmoil, volatility = np.full((2, n), np.nan)
     for known in range(first, n + 1, every):
         begin = max(known - LONGEST_FIT, 0)
