@@ -476,7 +476,7 @@ def _cross_inputs(feature: Feature, series: list[SymbolSeries], shape: tuple[int
     names = feature.inputs if feature.inputs != ("close",) else ()
     if any(n not in h.columns for h in series for n in names):
         return None
-    columns = {n: _as_grid(series, lambda h: h.columns[n], shape) for n in names}
+    columns = {n: _as_grid(series, lambda h, n=n: h.columns[n], shape) for n in names}
     return _as_grid(series, lambda h: h.returns, shape), columns
 
 

@@ -797,6 +797,16 @@ def hamilton_filter(
     return np.array(out)
 
 # %% ../nbs/01b_regime.ipynb #27e67961
+@dataclass(frozen=True, eq=False)
+class SwitchingPath:
+    "The states of the market as they were known at the time."
+
+    turmoil: np.ndarray  # (n,) filtered probability, NaN before the first fit
+    volatility: np.ndarray  # (n,) expected for the next session
+    fits: tuple[SwitchingFit, ...]  # in order; each is used until the next
+    failed: int  # fits that did not succeed: the older parameters stayed
+
+# %% ../nbs/01b_regime.ipynb #d629ff32
 FIRST_FIT, REFIT = 2 * SESSIONS_PER_YEAR, SESSIONS_PER_YEAR  # returns before the first fit, between
 LONGEST_FIT = 10 * SESSIONS_PER_YEAR  # returns in a fit, at most
 
@@ -809,16 +819,6 @@ def _starting_states(past: np.ndarray) -> SwitchingFit | None:
     return SwitchingFit(len(past), float(past.mean()), variance, (0.99, 0.97))
 
 
-@dataclass(frozen=True, eq=False)
-class SwitchingPath:
-    "The states of the market as they were known at the time."
-
-    turmoil: np.ndarray  # (n,) filtered probability, NaN before the first fit
-    volatility: np.ndarray  # (n,) expected for the next session
-    fits: tuple[SwitchingFit, ...]  # in order; each is used until the next
-    failed: int  # fits that did not succeed: the older parameters stayed
-
-# %% ../nbs/01b_regime.ipynb #d629ff32
 def switching_path(
     returns: np.ndarray,  # (n,) of the market, no gaps
     first: int = FIRST_FIT,  # returns before the first fit
@@ -955,9 +955,9 @@ def turbulence_of(
     (w, N), seen = z.shape, here[part].sum()
     if seen < 2:
         return np.nan
-    gram = z.T @ z if N <= w else z @ z.T
+    gram = z.T @ z if w >= N else z @ z.T
     a = max(shrinkage(z, gram), 1e-3)
-    if N <= w:
+    if w >= N:
         return y @ np.linalg.solve(a * np.eye(N) + (1 - a) / w * gram, y) / seen
     if a == 1:
         return y @ y / seen
