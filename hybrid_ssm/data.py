@@ -615,11 +615,12 @@ def _long_rows(
 # %% ../nbs/00_data.ipynb #pivotrow
 def pivot_rows(
     rows: pd.DataFrame,  # date (sessions), symbol (categorical), then float columns with a close
-    symbols: Sequence[str],  # the columns of the tables, in order
+    symbols: Sequence[str] | None = None,  # the columns of the tables, in order; None = sorted
 ) -> dict[str, Any]:  # arguments of `Bars`: close, open, ..., excess (from `ret`), extras
     "The sessions x symbols tables of clean rows, one row per symbol and session."
     sessions, row = np.unique(rows["date"].to_numpy(), return_inverse=True)
     known = rows["symbol"].cat
+    symbols = list(known.categories) if symbols is None else symbols
     column = pd.Index(symbols).get_indexer(known.categories)[known.codes.to_numpy()]
     place = row * len(symbols) + column
 
@@ -637,7 +638,19 @@ def pivot_rows(
     plain = {n: frames.pop(n) for n in ("close", "open", "high", "low", "volume") if n in frames}
     return plain | {"excess": frames.pop("ret", None), "extras": frames}
 
-# %% ../nbs/00_data.ipynb #checkgri
+# %% ../nbs/00_data.ipynb #checksym
+def _check_periods(
+    periods: float | None,  # of a year
+) -> None:  # raises DataError
+    if periods is not None and not 0 < periods < np.inf:
+        raise DataError(
+            f"periods = {periods!r}: give periods per year, such as 252, or None to count "
+            "the dates",
+            rule="not a number",
+            value=periods,
+        )
+
+
 def _check_symbols(
     columns: pd.Index,  # of the closes; raises DataError
 ) -> None:
@@ -651,7 +664,7 @@ def _check_symbols(
             column="symbol",
         )
 
-
+# %% ../nbs/00_data.ipynb #checkgri
 def _check_grid(
     tables: Mapping[str, pd.DataFrame],  # close and whatever else there is, by name
 ) -> None:  # raises DataError unless they share sessions and symbols, and hold numbers
@@ -698,6 +711,35 @@ def _empty_range(
     )
 
 
+def _check_range(
+    first: pd.Timestamp | None,
+    last: pd.Timestamp | None,
+    sessions: pd.DatetimeIndex,
+) -> None:  # raises DataError where no session lies between
+    if not len(sessions[sessions.slice_indexer(first, last)]):
+        raise _empty_range(first, last, sessions)
+
+
+def _cut_bars(
+    bars: "Bars",
+    cut: Callable[[pd.DataFrame], pd.DataFrame],  # of one table
+    **changes: Any,  # other fields of `Bars`
+) -> "Bars":
+    extras = {n: cut(f) for n, f in bars.extras.items()}
+    return replace(bars, **{n: cut(f) for n, f in bars.tables.items()}, extras=extras, **changes)
+
+# %% ../nbs/00_data.ipynb #cl000002
+_TABLES = ("close", "open", "high", "low", "volume", "excess")
+
+
+def _compounded(
+    returns: pd.DataFrame,  # fractions
+    observed: pd.DataFrame,  # True where there is a price
+) -> pd.DataFrame:  # level of an index that starts at 1
+    growth = (1 + returns.fillna(0.0)).clip(lower=0.01)  # an index cannot return from nothing
+    return growth.cumprod().where(observed)
+
+
 def _fingerprint(
     bars: "Bars",
 ) -> str:  # SHA-256
@@ -711,14 +753,6 @@ def _fingerprint(
     table = bars.instruments.sort_index(axis=1)
     digest.update(table.to_json(orient="split", double_precision=15).encode())
     return digest.hexdigest()
-
-# %% ../nbs/00_data.ipynb #cl000002
-def _compounded(
-    returns: pd.DataFrame,  # fractions
-    observed: pd.DataFrame,  # True where there is a price
-) -> pd.DataFrame:  # level of an index that starts at 1
-    growth = (1 + returns.fillna(0.0)).clip(lower=0.01)  # an index cannot return from nothing
-    return growth.cumprod().where(observed)
 
 
 def _bars_text(
@@ -770,13 +804,7 @@ class Bars:
     periods: float | None = None
 
     def __post_init__(self) -> None:
-        if self.periods is not None and not 0 < self.periods < np.inf:
-            raise DataError(
-                f"periods = {self.periods!r}: give periods per year, such as 252, or None to "
-                "count the dates",
-                rule="not a number",
-                value=self.periods,
-            )
+        _check_periods(self.periods)
         _check_grid({"close": self.close} | self.tables | self.extras)
         object.__setattr__(self, "instruments", _instrument_table(self.symbols, self.instruments))
 
@@ -789,8 +817,7 @@ class Bars:
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
         "The tables that are there, by name: close, open, high, low, volume, excess."
-        names = ("close", "open", "high", "low", "volume", "excess")
-        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
+        return {n: getattr(self, n) for n in _TABLES if getattr(self, n) is not None}
 
     @property
     def sessions(self) -> pd.DatetimeIndex:
@@ -862,9 +889,8 @@ class Bars:
             Where a date is none, the two are swapped, or no session lies between.
         """
         first, last = parse_span(start, end)
-        if not len(self.sessions[self.sessions.slice_indexer(first, last)]):
-            raise _empty_range(first, last, self.sessions)
-        return self._cut(lambda frame: frame.loc[first:last])
+        _check_range(first, last, self.sessions)
+        return _cut_bars(self, lambda frame: frame.loc[first:last])
 
     def upto(self, session: Day) -> "Bars":
         """Everything that was known at the close of `session`.
@@ -898,12 +924,8 @@ class Bars:
             Where a name is unknown or given twice, or none is given.
         """
         wanted = choose_symbols(symbols, self.symbols)
-        return self._cut(lambda frame: frame[wanted], instruments=self.instruments.loc[wanted])
-
-    def _cut(self, cut: Callable[[pd.DataFrame], pd.DataFrame], **changes: Any) -> "Bars":
-        tables = {n: cut(f) for n, f in self.tables.items()}
-        return replace(
-            self, **tables, extras={n: cut(f) for n, f in self.extras.items()}, **changes
+        return _cut_bars(
+            self, lambda frame: frame[wanted], instruments=self.instruments.loc[wanted]
         )
 
     def to_long(self) -> pd.DataFrame:
@@ -939,8 +961,7 @@ class Bars:
         DataError
             With every fault of the table, each with its row, value and remedy.
         """
-        rows = _long_rows(frame)
-        return cls(**pivot_rows(rows, list(rows["symbol"].cat.categories)), instruments=instruments)
+        return cls(**pivot_rows(_long_rows(frame)), instruments=instruments)
 
 # %% ../nbs/00_data.ipynb #1bac7b9f
 def session_gaps(
@@ -989,7 +1010,8 @@ def _view_rows(
         rules = ", ".join(f"{r} {n}" for r, n in log["rule"].value_counts().items())
         known["repaired"] = f"{len(log)} cells: {rules}"
     return {
-        "sessions": f"{len(bars.sessions):,}, {start} to {stop}; {bars.periods_per_year:.1f} per year",
+        "sessions": f"{len(bars.sessions):,}, {start} to {stop}; "
+        f"{bars.periods_per_year:.1f} per year",
         "symbols": f"{len(bars.symbols)}: {', '.join(bars.symbols[:8])}"
         + (", ..." if len(bars.symbols) > 8 else ""),
         "sectors": count("sector"),
