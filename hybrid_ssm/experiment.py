@@ -63,7 +63,7 @@ from hybrid_ssm.calibration import (
     reliability,
 )
 from .data import Bars, DataError, parse_day, periods_per_year
-from .calendars import align_bars
+from .calendars import align
 from .checks import FILE_OPTIONS, Checks
 from .core import did_you_mean, write_atomic
 from .sources import instrument_costs, load_bars
@@ -643,7 +643,7 @@ def _index_bars(
     name = data.benchmark
     try:
         index = universe.select([name]) if name in universe.symbols else load([name])
-        return align_bars(index, universe)
+        return align(index, universe)
     except DataError as error:
         raise DataError(
             f"the benchmark '{name}' cannot be loaded from '{data.source}' on the "

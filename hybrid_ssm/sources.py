@@ -16,13 +16,13 @@ from hybrid_ssm.data import (
     Day,
     Failure,
     Instruments,
-    _ALIASES,
-    _asked,
-    _check_dates,
-    _span,
-    _wanted,
+    symbol_names,
+    check_sessions,
+    parse_span,
+    choose_symbols,
     parse_day,
 )
+from .files import _ALIASES
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -43,6 +43,7 @@ from dataclasses import replace
 import threading
 import time
 import warnings
+from .files import read_instruments, read_long
 
 # %% ../nbs/00d_sources.ipynb #2a6848e6
 SAMPLE_SECTORS = {
@@ -123,7 +124,7 @@ def sample_bars(
     "Real prices, offline: 20 large caps (survivors) and two indices."
     tables = _sample_tables()
     wanted = (
-        _wanted(symbols, list(tables["close"].columns))
+        choose_symbols(symbols, list(tables["close"].columns))
         if symbols is not None
         else list(SAMPLE_STOCKS)
     )
@@ -202,7 +203,9 @@ def _rate_table(
         raise DataError(f"rates are a {type(rates).__name__}: {way}", rule="no rates")
     if absent := [c for c in needed if c not in rates]:
         raise DataError(f"no rate for {', '.join(absent)}: {way}", rule="no rates", value=absent[0])
-    _check_dates(rates.index, "days of the rates", "give one row per day, frame.tz_localize(None)")
+    check_sessions(
+        rates.index, "days of the rates", "give one row per day, frame.tz_localize(None)"
+    )
     raw = rates[list(needed)]
     rates = raw.apply(pd.to_numeric, errors="coerce").astype(float)
     wrong = raw.notna().to_numpy() & ~((rates > 0) & np.isfinite(rates)).to_numpy()
@@ -309,7 +312,7 @@ def to_currency(
     moved = given != currency
     new = {
         n: f.where(~moved, _converted(n, f, factor, bars.observed), axis=1)
-        for n, f in (bars._tables() | bars.extras).items()
+        for n, f in (bars.tables | bars.extras).items()
     }
     extras = {n: new.pop(n) for n in bars.extras}
     note = (
@@ -349,7 +352,7 @@ def as_bars(
         )
     names = [str(c).strip().lower() for c in prices.columns]
     if {"symbol", "close", "date"} & {_ALIASES.get(n, n) for n in names}:
-        return Bars.from_long(prices, instruments, **checks)
+        return read_long(prices, instruments, **checks)
     bare = lambda index: index.set_names([None] * index.nlevels)
     plain = prices.set_axis(bare(prices.columns), axis=1).set_axis(bare(prices.index))
     return checked(Bars(plain, instruments=instruments), **checks)
@@ -542,8 +545,8 @@ def assemble_bars(
     **checks: object,  # repair, accept, strict, ...: see Checks
 ) -> Bars:  # total-return prices; DataError with every symbol that is missing
     "Bars out of single symbols: all of them, or named what is missing."
-    first, last = _span(start, end)
-    raws, errors = _gather(_wanted(symbols, None), fetch)
+    first, last = parse_span(start, end)
+    raws, errors = _gather(choose_symbols(symbols, None), fetch)
     stop = last or min((r.complete for r in raws), default=None)
     parts = {r.symbol: adjust(r, stop) for r in raws}
     parts = {s: p if first is None else p[p["date"] >= first] for s, p in parts.items()}
@@ -561,7 +564,7 @@ def assemble_bars(
             {"symbol": names, "currency": [r.currency for r in raws], "cost_fraction": STOCK_COST}
         )
     frame = pd.concat([parts[s] for s in names])
-    bars = Bars.from_long(frame, instruments, **checks).select(names)
+    bars = read_long(frame, instruments, **checks).select(names)
     notes = _remarks(raws, stop if last is None else None)
     return _with_provenance(bars, provenance, _partial_note(errors), notes)
 
@@ -706,7 +709,7 @@ def yahoo_bars(
     **checks: object,  # repair, accept, strict, ...: see Checks
 ) -> Bars:  # all symbols or DataError: no network, rate limited, unknown symbol, no data in range
     "Daily total-return prices from Yahoo."
-    first, _ = _span(start, end)
+    first, _ = parse_span(start, end)
     require("yfinance")
     return assemble_bars(
         SAMPLE_STOCKS if symbols is None else symbols,
@@ -783,12 +786,13 @@ def load_bars(
     end: Day = None,  # last day, inclusive
     source: object = "sample",  # 'sample', 'yahoo', a file (.parquet, .csv, ...), a DataFrame, a
     # `Bars`, {field: a wide table or its path}, or a store (has `.load`)
-    instruments: Instruments = None,  # sector, currency, cost_fraction, allow_negative by symbol
+    instruments: Instruments | str | Path = None,  # sector, currency, cost_fraction by symbol
     **options: object,  # of the reading and the checks (columns, decimal, accept, ...: FILE_OPTIONS),
     # and of the source alone, e.g. partial=True with 'yahoo' or a store
 ) -> Bars:  # checked; raises DataError with every failure
     "Prices from the bundled sample, from Yahoo, from a store, from a file or from a table."
-    symbols = None if symbols is None else _asked(symbols)
+    symbols = None if symbols is None else symbol_names(symbols)
+    instruments = read_instruments(instruments)
     if hasattr(source, "load"):
         return source.load(symbols, start, end, instruments=instruments, **options)
     if isinstance(source, Bars):

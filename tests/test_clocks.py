@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from hybrid_ssm.data import Bars, DataError
 from hybrid_ssm.calendars import (
-    align_bars,
+    align,
     close_times,
     exchange_sessions,
-    resample_bars,
+    resample,
     same_day_known,
 )
 from hybrid_ssm.checks import data_warnings, validate
@@ -264,7 +264,7 @@ def test_slow_bars_are_not_noted_for_being_slow(freq):
 
 def test_missing_sessions_of_weekly_bars_are_none():
     known = exchange_sessions("XNYS", "2018", "2019").index
-    weekly = Bars(pd.DataFrame({"A": walk(len(known))[:, 0]}, known)).resample("W")
+    weekly = resample(Bars(pd.DataFrame({"A": walk(len(known))[:, 0]}, known)), "W")
     assert validate(weekly, calendar="XNYS") == []
 
 
@@ -352,22 +352,22 @@ def test_resampling_against_a_loop(bars, period):
     for row, day in enumerate(days):
         groups.setdefault(key(day, period), []).append(row)
     groups = list(groups.values())
-    found = resample_bars(bars, period, "keep")
+    found = resample(bars, period, "keep")
     assert list(found.sessions) == [bars.sessions[g[-1]] for g in groups]
-    for name, frame in (bars._tables() | bars.extras).items():
+    for name, frame in (bars.tables | bars.extras).items():
         for k, rows in enumerate(groups):
             for symbol in bars.symbols:
                 seen = [r for r in rows if bars.observed[symbol].iloc[r]]
                 cells = [float(frame[symbol].iloc[r]) for r in seen]
                 half = name in ("high", "low", "volume") and any(np.isnan(cells))
                 expected = np.nan if half else whole(name, [c for c in cells if not np.isnan(c)])
-                got = (found._tables() | found.extras)[name][symbol].iloc[k]
+                got = (found.tables | found.extras)[name][symbol].iloc[k]
                 np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14, err_msg=f"{name} {symbol} {k}")
     if over(days, period) or len(groups) > 1:
-        dropped = resample_bars(bars, period)
+        dropped = resample(bars, period)
         assert len(dropped.sessions) == len(groups) - (not over(days, period))
     else:
-        assert refusal(lambda: resample_bars(bars, period))[0] == {"empty range"}
+        assert refusal(lambda: resample(bars, period))[0] == {"empty range"}
 
 
 @QUICK
@@ -375,12 +375,12 @@ def test_resampling_against_a_loop(bars, period):
 def test_alignment_against_a_loop(bars, other):
     target = [d for d in other.sessions]
     if not set(target) & set(bars.sessions):
-        assert refusal(lambda: align_bars(bars, other))[0] == {"empty range"}
+        assert refusal(lambda: align(bars, other))[0] == {"empty range"}
         return
-    found = align_bars(bars, other)
+    found = align(bars, other)
     assert list(found.sessions) == target
     every = all(d in target for d in bars.sessions)
-    for name, frame in (bars._tables() | bars.extras).items():
+    for name, frame in (bars.tables | bars.extras).items():
         for symbol in bars.symbols:
             expected, since = {}, []
             for day in bars.sessions:
@@ -390,7 +390,7 @@ def test_alignment_against_a_loop(bars, other):
                     told = name in ("excess", "volume", "roll", "flag")
                     expected[day] = whole(name, since) if told and not every else value
                     since = []
-            got = (found._tables() | found.extras)[name][symbol]
+            got = (found.tables | found.extras)[name][symbol]
             np.testing.assert_allclose(got, [expected.get(d, np.nan) for d in target], rtol=1e-12, atol=1e-14)
 
 
@@ -403,12 +403,12 @@ def test_resampling_knows_no_future(bars, period, where):
     if (early.sessions.day_of_week > 4).any() != (bars.sessions.day_of_week > 4).any():
         return
     try:
-        short = resample_bars(early, period)
+        short = resample(early, period)
     except DataError:
         return
-    late = resample_bars(bars, period, "keep")
-    for name, frame in (short._tables() | short.extras).items():
-        pd.testing.assert_frame_equal(frame, (late._tables() | late.extras)[name].loc[:short.sessions[-1]], check_freq=False)
+    late = resample(bars, period, "keep")
+    for name, frame in (short.tables | short.extras).items():
+        pd.testing.assert_frame_equal(frame, (late.tables | late.extras)[name].loc[:short.sessions[-1]], check_freq=False)
 
 
 # Money
@@ -420,7 +420,7 @@ def test_money_against_a_loop(bars, seed, excess):
     rng = np.random.default_rng(seed)
     if not excess:
         bars = Bars(bars.close, bars.open, bars.high, bars.low, bars.volume)
-    bars = Bars(**bars._tables(), instruments=pd.DataFrame({"symbol": ["A", "B"], "currency": ["GBp", "JPY"]}))
+    bars = Bars(**bars.tables, instruments=pd.DataFrame({"symbol": ["A", "B"], "currency": ["GBp", "JPY"]}))
     days = pd.date_range(bars.sessions[0] - pd.Timedelta(days=2), bars.sessions[-1])
     rates = pd.DataFrame({"GBP": walk(len(days), 1, seed)[:, 0], "JPY": walk(len(days), 1, seed + 1)[:, 0]}, days)
     rates = rates.mask(rng.random(rates.shape) < 0.4)
@@ -445,7 +445,7 @@ def test_money_against_a_loop(bars, seed, excess):
 def test_a_set_number_of_periods_belongs_to_its_calendar():
     "252 set for days is kept by a cut, and forgotten by another calendar"
     daily = replace(load_bars(["KO", "PEP"], "2005", "2010"), periods=252)
-    assert daily.select(["KO"]).periods == daily.window("2006").periods == daily.align(daily).periods == 252
-    weekly = daily.resample("W")
+    assert daily.select(["KO"]).periods == daily.window("2006").periods == align(daily, daily).periods == 252
+    weekly = resample(daily, "W")
     assert weekly.periods is None and abs(weekly.periods_per_year - 52.18) < .1
-    assert daily.align(weekly).periods is None
+    assert align(daily, weekly).periods is None
