@@ -55,6 +55,7 @@ import zipfile
 import zlib
 from typing import Any
 from .data import pivot_rows
+from .checks import as_checks, _in_zone
 
 # %% ../nbs/00c_files.ipynb #f11ea11a
 _ALIASES = {
@@ -437,28 +438,6 @@ def _clock_minutes(
     codes, given = pd.factorize(dates)
     shown = pd.Series(given, dtype=object).astype(str).str.extract(r"\d[T ](\d\d):(\d\d)")
     return np.r_[(shown[0].astype(float) * 60 + shown[1].astype(float)).to_numpy(), np.nan][codes]
-
-
-def _in_zone(
-    dates: pd.Series,  # stamps with a zone
-    zone: str,  # of the market; raises DataError where it is unknown
-) -> pd.Series:  # local stamps, without zone
-    codes, given = pd.factorize(dates)
-    text = pd.Series(given, dtype=object).astype(str).str.strip()
-    over = text.str.contains("[T ]24:00", regex=True).to_numpy(bool)
-    text = text.str.replace("24:00", "00:00").where(over, text)
-    stamps = pd.to_datetime(text, utc=True, format="ISO8601", errors="coerce")
-    stamps = stamps.astype("datetime64[us, UTC]") + pd.to_timedelta(over.astype(int), unit="D")
-    try:
-        local = stamps.dt.tz_convert(zone).dt.tz_localize(None).to_numpy("datetime64[us]")
-    except (KeyError, ValueError, TypeError):
-        raise DataError(
-            f"timezone {zone!r} is unknown: write one such as 'Europe/London'",
-            rule="unknown time zone",
-            column="timezone",
-            value=zone,
-        ) from None
-    return pd.Series(np.r_[local, np.datetime64("NaT", "us")][codes], dates.index, name=dates.name)
 
 # %% ../nbs/00c_files.ipynb #tz000004
 def _is_utc(
@@ -1078,10 +1057,11 @@ def _bars_of(
 def read_long(
     frame: pd.DataFrame,  # a table as it was read, in any of the shapes of this module
     instruments: Instruments | str | Path = None,  # as for `load_bars`
-    **checks: Any,  # keywords of `Checks`
+    checks: Checks | None = None,  # how it is read and how strictly; or by keywords
+    **options: Any,  # fields of `Checks`
 ) -> Bars:  # symbols sorted by name; raises DataError
     "Checked `Bars` of a table."
-    return _bars_of(frame, instruments, checks=Checks(**checks))
+    return _bars_of(frame, instruments, checks=as_checks(checks, options))
 
 # %% ../nbs/00c_files.ipynb #1c79b590
 _NO_VALUE = ["", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None", ".", "-", "--"]
@@ -1465,19 +1445,6 @@ def _file_hash(
     return digest.hexdigest()
 
 # %% ../nbs/00c_files.ipynb #9e7492b5
-def _checks_of(
-    options: Mapping,  # keywords of a call
-) -> Checks:  # raises DataError on an unknown one
-    known = Checks.__dataclass_fields__
-    if faults := [
-        Failure("unknown option", column=n, value=repr(v)[:60], remedy=did_you_mean(n, known))
-        for n, v in options.items()
-        if n not in known
-    ]:
-        raise DataError(faults)
-    return Checks(**options)
-
-
 def _origin(
     paths: Sequence,  # of files and tables
     bars,  # a Bars
@@ -1511,11 +1478,14 @@ def file_bars(
     symbols: Sequence[str] | None = None,  # None = all, sorted by name
     start: Day = None,  # first day
     end: Day = None,  # last day, inclusive
-    instruments: Instruments = None,  # sector, currency, cost_fraction, allow_negative by symbol
-    **checks: object,  # columns, decimal, date_format, calendar, accept, ...: see FILE_OPTIONS
+    instruments: Instruments
+    | str
+    | Path = None,  # sector, currency, cost_fraction, allow_negative by symbol
+    checks: Checks | None = None,  # how it is read and how strictly; or by keywords
+    **options: Any,  # columns, decimal, date_format, calendar, accept, ...: see FILE_OPTIONS
 ) -> Bars:  # only what was asked for is checked; raises DataError with every failure
     "Bars from a file or table of prices or of a back-adjusted panel."
-    span, checks = parse_span(start, end), _checks_of(checks)
+    span, checks = parse_span(start, end), as_checks(checks, options)
     at = lambda p: p if isinstance(p, pd.DataFrame) else _found(p)
     many = isinstance(path, Mapping)
     paths = {n: at(p) for n, p in path.items()} if many else {"": at(path)}
