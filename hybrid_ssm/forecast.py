@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .data import DataError, parse_day, write_atomic
+from .data import DataError, parse_day
+from .core import write_atomic
 
 # %% ../nbs/04d_forecast.ipynb #0b44a4e8
 def law_direction(
