@@ -14,17 +14,9 @@ import numpy as np
 import pandas as pd
 
 from .costs import cost_of, roll_cost
-from hybrid_ssm.data import (
-    DAYS_PER_YEAR,
-    Bars,
-    Costs,
-    DataError,
-    check_one_currency,
-    instrument_costs,
-    did_you_mean,
-    parse_day,
-    periods_per_year,
-)
+from .data import Bars, DataError, parse_day, periods_per_year
+from .core import DAYS_PER_YEAR, did_you_mean
+from .sources import Costs, check_one_currency, instrument_costs
 
 # %% ../nbs/06_backtest.ipynb #4e1baac9
 def _weight_frame(weights, bars):

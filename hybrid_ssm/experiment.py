@@ -62,19 +62,11 @@ from hybrid_ssm.calibration import (
     pit,
     reliability,
 )
-from hybrid_ssm.data import (
-    FILE_OPTIONS,
-    Bars,
-    Checks,
-    DataError,
-    align_bars,
-    instrument_costs,
-    load_bars,
-    did_you_mean,
-    parse_day,
-    periods_per_year,
-    write_atomic,
-)
+from .data import Bars, DataError, parse_day, periods_per_year
+from .calendars import align_bars
+from .checks import FILE_OPTIONS, Checks
+from .core import did_you_mean, write_atomic
+from .sources import instrument_costs, load_bars
 from .features import DEFAULT_FEATURES, FEATURES
 from hybrid_ssm.figures import (
     attention_figure,

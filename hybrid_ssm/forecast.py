@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .data import DataError, parse_day, write_atomic
+from .core import write_atomic
+from .data import DataError, parse_day
 from hybrid_ssm.student import (
     student_cdf,
     student_direction,

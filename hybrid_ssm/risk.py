@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .data import Bars, DataError, did_you_mean, prices_per_year
+from .data import Bars, DataError, prices_per_year
+from .core import did_you_mean
 from .forecast import Forecast
 from .targets import known_at_close, volatility
 

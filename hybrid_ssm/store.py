@@ -27,22 +27,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hybrid_ssm.data import (
+from .data import Bars, DataError, Day, Failure, Instruments, _wanted, parse_day
+from .core import sync_folder, write_atomic
+from hybrid_ssm.sources import (
     DELISTED,
     RAW_COLUMNS,
-    Bars,
-    DataError,
-    Day,
-    Failure,
-    Instruments,
     RawBars,
     _gather,
-    _sync_folder,
-    _wanted,
     adjustment_gap,
     assemble_bars,
-    parse_day,
-    write_atomic,
     yahoo_raw,
 )
 
@@ -194,7 +187,7 @@ def create_database(
             file.flush()
             os.fsync(file.fileno())
         os.link(draft, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         if not path.exists():  # else another one was faster
             raise StoreError(

@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_ssm.data import (Bars, DataError, align_bars, close_times, exchange_sessions, load_bars, data_warnings, resample_bars,
-                             same_day_known, to_currency, validate)
+from hybrid_ssm.data import Bars, DataError
+from hybrid_ssm.calendars import (
+    align_bars,
+    close_times,
+    exchange_sessions,
+    resample_bars,
+    same_day_known,
+)
+from hybrid_ssm.checks import data_warnings, validate
+from hybrid_ssm.sources import load_bars, to_currency
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=20)
 

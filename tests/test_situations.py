@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from hybrid_ssm.backtest import backtest
-from hybrid_ssm.data import Bars, DataError, load_bars, to_currency
+from hybrid_ssm.data import Bars, DataError
+from hybrid_ssm.sources import load_bars, to_currency
 from hybrid_ssm.metrics import MetricError, annual_return, correlation, sharpe
 
 DAYS = pd.bdate_range("2018-01-01", periods=60)

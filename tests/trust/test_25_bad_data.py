@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybrid_ssm.data import WARNINGS, ERRORS, Bars, DataError, exchange_sessions
+from hybrid_ssm.data import Bars, DataError
+from hybrid_ssm.calendars import exchange_sessions
+from hybrid_ssm.checks import WARNINGS, ERRORS
 
 ZONES = ("UTC", "America/New_York", "Asia/Tokyo", "Australia/Lord_Howe")
 FULL = 10_000  # tables, each in every zone

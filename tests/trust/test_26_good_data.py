@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybrid_ssm.data import SAMPLE_INDICES, SAMPLE_STOCKS, Bars, exchange_sessions, load_bars
+from hybrid_ssm.data import Bars
+from hybrid_ssm.calendars import exchange_sessions
+from hybrid_ssm.sources import SAMPLE_INDICES, SAMPLE_STOCKS, load_bars
 
 PRICES = ("open", "high", "low", "close")
 
@@ -258,7 +260,7 @@ def test_mutants(mutants, defect):
 
 def test_a_true_ten_for_one_move_is_not_even_noted():
     "Real moves leave traces that no split leaves"
-    from hybrid_ssm.data import data_warnings
+    from hybrid_ssm.checks import data_warnings
     for case in (ten_for_one, ten_for_one_exactly, ten_for_one_closes, halved_by_news, crash):
         for seed in range(3):
             frame, options = case(np.random.default_rng([99, seed]))

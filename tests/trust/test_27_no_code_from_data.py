@@ -15,7 +15,8 @@ from hostile import Bomb, archive
 
 import hybrid_ssm.data as data_room
 import hybrid_ssm.store as store_room
-from hybrid_ssm.data import DataError, load_bars
+from hybrid_ssm.data import DataError
+from hybrid_ssm.sources import load_bars
 from hybrid_ssm.store import SnapshotStore, changing, file_stem
 
 

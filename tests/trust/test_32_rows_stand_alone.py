@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hybrid_ssm import experiment
-from hybrid_ssm.data import align_bars
+from hybrid_ssm.calendars import align_bars
 from hybrid_ssm.experiment import Experiment, parse_config
 from hybrid_ssm.handler import FinancialDataHandler
 
