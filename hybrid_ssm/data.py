@@ -876,8 +876,10 @@ class Bars:
 
         Parameters
         ----------
-        start, end : str or date, optional
-            'YYYY', 'YYYY-MM', 'YYYY-MM-DD' or a date; None = open.
+        start : str or date, optional
+            First day: 'YYYY', 'YYYY-MM', 'YYYY-MM-DD' or a date; None = open.
+        end : str or date, optional
+            Last day, inclusive.
 
         Returns
         -------
