@@ -26,12 +26,12 @@ from hybrid_ssm.data import (
 from hybrid_ssm.checks import (
     Checks,
     _SEPARATORS,
-    _SERIAL,
-    _judged,
-    _log,
-    _mode,
-    _set,
-    _with_options,
+    _DATE_NUMBERS,
+    _repair_and_validate,
+    _repair_log,
+    _repair_mode,
+    _option_hint,
+    _with_option_hints,
 )
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -55,6 +55,7 @@ import zipfile
 import zlib
 from typing import Any
 from .data import pivot_rows
+from .checks import as_checks, _local_times
 
 # %% ../nbs/00c_files.ipynb #f11ea11a
 _ALIASES = {
@@ -127,8 +128,8 @@ def _absent(
         for c, n in zip(frame.columns, names)
         if n not in ("date", "symbol", "close", *_NUMBERS)
     ]
-    mapped = ["or " + _set("columns", {free[0]: name})] if free else []
-    one = ["; if the whole table is one symbol, name it: " + _set("symbols", ["AAA"])]
+    mapped = ["or " + _option_hint("columns", {free[0]: name})] if free else []
+    one = ["; if the whole table is one symbol, name it: " + _option_hint("symbols", ["AAA"])]
     return ", ".join(["add it", *mapped]) + "".join(one * (name == "symbol")) + f"; {have}"
 
 
@@ -146,7 +147,7 @@ def _columns(
     if "roll" in names and not {"ret", "adjusted"} & set(names):
         remedy = f"a panel with rolls needs it; {have}"
         faults += [Failure("missing column", column="ret", remedy=remedy)]
-    chosen = lambda n: _set("columns", {str(frame.columns[names.index(n)]): n})
+    chosen = lambda n: _option_hint("columns", {str(frame.columns[names.index(n)]): n})
     faults += [
         Failure("column given twice", column=n, remedy=f"keep one, or {chosen(n)}; {have}")
         for n in ("date", "symbol", "close", *_NUMBERS)
@@ -278,7 +279,7 @@ def _decimal_mark(
     seen = (comma or found["either"])[0]
     name = next(n for n, texts in columns.items() if seen in texts)
     whole, part = (re.sub("[.,]", mark, seen) for mark in ("", "."))
-    ways = " or ".join(_set("decimal", m) for m in (".,"[:: 1 if comma else -1]))
+    ways = " or ".join(_option_hint("decimal", m) for m in (".,"[:: 1 if comma else -1]))
     raise DataError(
         Failure(
             "ambiguous number",
@@ -349,7 +350,7 @@ def _doubtful_days(
     formats: Sequence,  # that would read it
 ) -> DataError:
     last = lambda f: "" if "d" in f or f[0] != "%" else ", which dates it by its last day"
-    ways = " or ".join(_set("date_format", f) + last(f) for f in formats)
+    ways = " or ".join(_option_hint("date_format", f) + last(f) for f in formats)
     return DataError(Failure("ambiguous date", column="date", value=seen, remedy=ways))
 
 
@@ -386,11 +387,11 @@ def _day_format(
 # %% ../nbs/00c_files.ipynb #f11e0009
 def _strict_days(
     texts: pd.Series,  # the different dates, as text
-    form: str,  # pattern of strptime, or one of _SERIAL
+    form: str,  # pattern of strptime, or one of _DATE_NUMBERS
 ) -> pd.Series:  # ISO 8601; what does not fit is put in quotes, and so is no date
     plain = texts.str.strip()
-    if form in _SERIAL:
-        origin, unit = _SERIAL[form]
+    if form in _DATE_NUMBERS:
+        origin, unit = _DATE_NUMBERS[form]
         number = pd.to_numeric(plain, errors="coerce")
         days = pd.to_datetime(number, unit=unit, origin=origin, errors="coerce")
     elif form in _NAMED_MONTH:
@@ -438,28 +439,6 @@ def _clock_minutes(
     shown = pd.Series(given, dtype=object).astype(str).str.extract(r"\d[T ](\d\d):(\d\d)")
     return np.r_[(shown[0].astype(float) * 60 + shown[1].astype(float)).to_numpy(), np.nan][codes]
 
-
-def _in_zone(
-    dates: pd.Series,  # stamps with a zone
-    zone: str,  # of the market; raises DataError where it is unknown
-) -> pd.Series:  # local stamps, without zone
-    codes, given = pd.factorize(dates)
-    text = pd.Series(given, dtype=object).astype(str).str.strip()
-    over = text.str.contains("[T ]24:00", regex=True).to_numpy(bool)
-    text = text.str.replace("24:00", "00:00").where(over, text)
-    stamps = pd.to_datetime(text, utc=True, format="ISO8601", errors="coerce")
-    stamps = stamps.astype("datetime64[us, UTC]") + pd.to_timedelta(over.astype(int), unit="D")
-    try:
-        local = stamps.dt.tz_convert(zone).dt.tz_localize(None).to_numpy("datetime64[us]")
-    except (KeyError, ValueError, TypeError):
-        raise DataError(
-            f"timezone {zone!r} is unknown: write one such as 'Europe/London'",
-            rule="unknown time zone",
-            column="timezone",
-            value=zone,
-        ) from None
-    return pd.Series(np.r_[local, np.datetime64("NaT", "us")][codes], dates.index, name=dates.name)
-
 # %% ../nbs/00c_files.ipynb #tz000004
 def _is_utc(
     dates: pd.Series,  # raw
@@ -494,7 +473,7 @@ def _local_dates(
         zones, dates = pd.Series(list(zones), dtype=object), dates.astype(object)
         for zone in zones[move].unique():
             at = move & (zones == zone).to_numpy()
-            dates[at] = _in_zone(dates[at], zone).astype(object)
+            dates[at] = _local_times(dates[at], zone).astype(object)
         clock = _clock_minutes(dates)
     few = by(clock, "nunique") <= 4  # more: several rows a day, which is another fault
     both = by(clock < 240, "any") & by(clock >= 1200, "any") & few
@@ -566,7 +545,7 @@ def _numbers(
     rows: pd.DataFrame,  # the raw columns; changed to float64 in place
     checks,  # a Checks
 ) -> tuple:  # failures, mask of the rows to leave out
-    found, bad, soft = [], np.zeros(len(rows), bool), _mode(checks, "not a number") == "mask"
+    found, bad, soft = [], np.zeros(len(rows), bool), _repair_mode(checks, "not a number") == "mask"
     for name in rows.columns[2:]:
         raw = rows[name]
         if isinstance(raw.dtype, np.dtype) and raw.dtype.kind in "iuf":
@@ -611,7 +590,9 @@ def _again(
     keys = rows[["symbol", "date"]].assign(symbol=rows["symbol"].cat.codes)
     again = keys.duplicated().to_numpy() & known
     out = again.copy()
-    if again.any() and _mode(checks, "duplicate row"):  # which of two different rows is right?
+    if again.any() and _repair_mode(
+        checks, "duplicate row"
+    ):  # which of two different rows is right?
         other = ~rows.duplicated().to_numpy() & again
         wrong = keys[other].drop_duplicates()
         out = out | pd.MultiIndex.from_frame(keys).isin(pd.MultiIndex.from_frame(wrong))
@@ -639,7 +620,7 @@ def _rows(
     missing = rows["close"].isna().to_numpy() & ~bad & ~nameless & ~dateless
     found += odd + _row_failures(rows, missing, "close", "missing price", rows["close"])
     again, out = _again(rows, ~(nameless | dateless | bad | missing | mixed), checks)
-    if again.any() and _mode(checks, "duplicate row"):  # on record with their prices
+    if again.any() and _repair_mode(checks, "duplicate row"):  # on record with their prices
         found += _row_failures(rows, again | out, "close", "duplicate row", rows["close"])
     elif again.any():
         found += _row_failures(rows, again, "date", "duplicate row", raw_date.astype(str))
@@ -957,8 +938,8 @@ def _shape(
     if len(fields) > 1 or (len(parts) > 1 and len(parts) == len(rest)):
         seen = ", ".join(map(str, (fields if len(fields) > 1 else parts)[:4]))
         free = [str(c) for c in rest if c not in fields]
-        how = _set("columns", {free[0]: "close"}) if free else "add the column"
-        remedy = f"these are fields and no symbols: {how}; if they are symbols: " + _set(
+        how = _option_hint("columns", {free[0]: "close"}) if free else "add the column"
+        remedy = f"these are fields and no symbols: {how}; if they are symbols: " + _option_hint(
             "symbols", [*map(str, rest)]
         )
         raise DataError(Failure("missing column", column="close", value=seen, remedy=remedy))
@@ -1011,7 +992,7 @@ def _adjustment(
     both = {n: str(c) for c, n in zip(frame.columns, names)}
     return [
         f"{both['close']} is read and not {both['adj_close']}: to read that one, "
-        + _set("columns", {both["adj_close"]: "close"})
+        + _option_hint("columns", {both["adj_close"]: "close"})
         + "."
     ]
 
@@ -1056,17 +1037,17 @@ def _bars_of(
     frame, back, told = _tabular(frame, symbols, checks)
     frame, notes = _respelled(frame)
     rows, found, symbols = _chosen(*_rows(frame, checks, _zones(instruments)), symbols, first, last)
-    log = _log([f for f in found if _mode(checks, f.rule)])
-    found = [f for f in found if not _mode(checks, f.rule)]
+    log = _repair_log([f for f in found if _repair_mode(checks, f.rule)])
+    found = [f for f in found if not _repair_mode(checks, f.rule)]
     if not len(rows) and not found:
         found = [Failure("no rows", remedy="give a table with at least one row")]
     bars = _grid(rows, symbols, instruments) if len(rows) else None
     del rows
-    bars, more = (None, []) if bars is None else _judged(bars, checks, log)
+    bars, more = (None, []) if bars is None else _repair_and_validate(bars, checks, log)
     if found := [f for f in found if checks.refuses(f.rule)] + more:
         written = dict(zip(*_spelled(frame))) | back
         found = [replace(f, column=written.get(f.column, f.column)) for f in found]
-        raise DataError(_with_options(found))
+        raise DataError(_with_option_hints(found))
     facts = {
         "not read": ", ".join(_columns(frame)[1]),
         "read as": ", ".join(told),
@@ -1078,10 +1059,11 @@ def _bars_of(
 def read_long(
     frame: pd.DataFrame,  # a table as it was read, in any of the shapes of this module
     instruments: Instruments | str | Path = None,  # as for `load_bars`
-    **checks: Any,  # keywords of `Checks`
+    checks: Checks | None = None,  # how it is read and how strictly; or by keywords
+    **options: Any,  # fields of `Checks`
 ) -> Bars:  # symbols sorted by name; raises DataError
     "Checked `Bars` of a table."
-    return _bars_of(frame, instruments, checks=Checks(**checks))
+    return _bars_of(frame, instruments, checks=as_checks(checks, options))
 
 # %% ../nbs/00c_files.ipynb #1c79b590
 _NO_VALUE = ["", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "NULL", "null", "None", ".", "-", "--"]
@@ -1124,14 +1106,16 @@ def _decoded(
             seen = f"the mark of {mark}" if other else "zero bytes"
             raise DataError(
                 Failure(
-                    "unknown encoding", value=seen, remedy=_set("encoding", mark or "utf-16-le")
+                    "unknown encoding",
+                    value=seen,
+                    remedy=_option_hint("encoding", mark or "utf-16-le"),
                 )
             )
     except UnicodeError as error:
         start = getattr(error, "start", 0)
         seen = f"byte 0x{raw[start]:02x} in line {raw[:start].count(10) + 1}" if raw else "nothing"
         zero = "utf-16-be" if raw[:1] == b"\0" else "utf-16-le" if b"\0" in raw else "cp1252"
-        remedy = f"it is not {code}: save it as UTF-8, or " + _set("encoding", zero)
+        remedy = f"it is not {code}: save it as UTF-8, or " + _option_hint("encoding", zero)
         raise DataError(Failure("unknown encoding", value=seen, remedy=remedy)) from error
     return text.removeprefix("\ufeff")
 
@@ -1164,9 +1148,9 @@ def _separator(
     if len(found) != 1:
         seen = "several separators" if found else "one column only"
         ways = [k for k, v in _SEPARATORS.items() if v in (found or " ")]
-        hints = [_set("separator", w) for w in ways]
+        hints = [_option_hint("separator", w) for w in ways]
         if not found and (word := re.match(r"\w{3,}", lines[0])):
-            hints.append("where this line is no header " + _set("comment", word[0]))
+            hints.append("where this line is no header " + _option_hint("comment", word[0]))
         raise DataError(
             Failure(
                 "unknown separator", value=lines[0][:60], remedy=f"{seen}: {' or '.join(hints)}"
@@ -1201,7 +1185,7 @@ def _kept_lines(
         same := [n for n, t in out if len(_fields(t, separator)) == width > 1]
     ):
         remedy = (
-            "to leave such lines out " + _set("comment", "#") + "; to read them as data "
+            "to leave such lines out " + _option_hint("comment", "#") + "; to read them as data "
             "take the # away"
         )
         raise DataError(
@@ -1228,7 +1212,7 @@ def _check_lines(
             else f"the header has {width}: put a field with '{separator}' in quotation marks"
         )
         last = (
-            "; if it is no data " + _set("footer", sum(n >= number for n in numbers))
+            "; if it is no data " + _option_hint("footer", sum(n >= number for n in numbers))
             if number > numbers[-1] - 20
             else ""
         )
@@ -1465,19 +1449,6 @@ def _file_hash(
     return digest.hexdigest()
 
 # %% ../nbs/00c_files.ipynb #9e7492b5
-def _checks_of(
-    options: Mapping,  # keywords of a call
-) -> Checks:  # raises DataError on an unknown one
-    known = Checks.__dataclass_fields__
-    if faults := [
-        Failure("unknown option", column=n, value=repr(v)[:60], remedy=did_you_mean(n, known))
-        for n, v in options.items()
-        if n not in known
-    ]:
-        raise DataError(faults)
-    return Checks(**options)
-
-
 def _origin(
     paths: Sequence,  # of files and tables
     bars,  # a Bars
@@ -1511,11 +1482,14 @@ def file_bars(
     symbols: Sequence[str] | None = None,  # None = all, sorted by name
     start: Day = None,  # first day
     end: Day = None,  # last day, inclusive
-    instruments: Instruments = None,  # sector, currency, cost_fraction, allow_negative by symbol
-    **checks: object,  # columns, decimal, date_format, calendar, accept, ...: see FILE_OPTIONS
+    instruments: Instruments
+    | str
+    | Path = None,  # sector, currency, cost_fraction, allow_negative by symbol
+    checks: Checks | None = None,  # how it is read and how strictly; or by keywords
+    **options: Any,  # columns, decimal, date_format, calendar, accept, ...: see FILE_OPTIONS
 ) -> Bars:  # only what was asked for is checked; raises DataError with every failure
     "Bars from a file or table of prices or of a back-adjusted panel."
-    span, checks = parse_span(start, end), _checks_of(checks)
+    span, checks = parse_span(start, end), as_checks(checks, options)
     at = lambda p: p if isinstance(p, pd.DataFrame) else _found(p)
     many = isinstance(path, Mapping)
     paths = {n: at(p) for n, p in path.items()} if many else {"": at(path)}

@@ -29,7 +29,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from numbers import Real
 from collections.abc import Sequence
-from .files import _checks_of, file_bars
+from .files import file_bars
 from .checks import checked
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,6 +44,8 @@ import threading
 import time
 import warnings
 from .files import read_instruments, read_long
+from typing import Any
+from .checks import Checks
 
 # %% ../nbs/00d_sources.ipynb #2a6848e6
 SAMPLE_SECTORS = {
@@ -118,8 +120,9 @@ def sample_bars(
     | None = None,  # of SAMPLE_STOCKS and SAMPLE_INDICES; None = the 20 stocks
     start: Day = None,  # first day, from 1990-01-02
     end: Day = None,  # last day, inclusive, to 2022-12-28
-    instruments: Instruments = None,  # instead of the sample's own table
-    **checks: object,  # calendar, strict, accept, repair, now: see Checks
+    instruments: Instruments | str | Path = None,  # instead of the sample's own table
+    checks: Checks | None = None,  # how strictly; or by keywords
+    **options: Any,  # calendar, strict, accept, repair, now: see Checks
 ) -> Bars:  # stocks have closes only; indices open, high, low, volume from 1999 to 2018
     "Real prices, offline: 20 large caps (survivors) and two indices."
     tables = _sample_tables()
@@ -131,11 +134,14 @@ def sample_bars(
     close = tables["close"][wanted].dropna(how="all")
     given = {n: f.loc[close.index, wanted] for n, f in tables.items()}
     given = {n: f for n, f in given.items() if f.notna().any().any()}
-    bars = Bars(**given, instruments=_sample_instruments() if instruments is None else instruments)
+    bars = Bars(
+        **given,
+        instruments=_sample_instruments() if instruments is None else read_instruments(instruments),
+    )
     bars = bars.window(start, end)
     stocks, index = set(wanted) & set(SAMPLE_STOCKS), set(wanted) & set(SAMPLE_INDICES)
     notes = [SURVIVORSHIP] * bool(stocks) + [PRICE_INDEX] * bool(index)
-    bars = checked(bars, **checks)
+    bars = checked(bars, checks, **options)
     return replace(
         bars,
         provenance=bars.provenance
@@ -328,10 +334,12 @@ def to_currency(
 # %% ../nbs/00d_sources.ipynb #mo000009
 def as_bars(
     prices: Bars | pd.DataFrame,  # bars, closes as sessions x symbols, or a long table
-    instruments: Instruments = None,  # as for `load_bars`; None = those of the bars
-    **checks: object,  # of a table: see Checks
+    instruments: Instruments | str | Path = None,  # as for `load_bars`; None = those of the bars
+    checks: Checks | None = None,  # of a table; or by keywords
+    **options: Any,  # of a table: see Checks
 ) -> Bars:  # the same Bars, or checked ones; raises DataError
     "`Bars` of what is nearly one."
+    instruments = read_instruments(instruments)
     if isinstance(prices, Bars):
         return prices if instruments is None else replace(prices, instruments=instruments)
     if isinstance(prices, pd.Series):
@@ -350,10 +358,10 @@ def as_bars(
         )
     names = [str(c).strip().lower() for c in prices.columns]
     if {"symbol", "close", "date"} & {_ALIASES.get(n, n) for n in names}:
-        return read_long(prices, instruments, **checks)
+        return read_long(prices, instruments, checks, **options)
     bare = lambda index: index.set_names([None] * index.nlevels)
     plain = prices.set_axis(bare(prices.columns), axis=1).set_axis(bare(prices.index))
-    return checked(Bars(plain, instruments=instruments), **checks)
+    return checked(Bars(plain, instruments=instruments), checks, **options)
 
 # %% ../nbs/00d_sources.ipynb #680fecb2
 RAW_COLUMNS = ("date", "open", "high", "low", "close", "adj_close", "volume", "dividend", "split")
@@ -537,10 +545,13 @@ def assemble_bars(
     fetch: Callable,  # symbol -> RawBars; raises DataError with a rule such as 'unknown symbol'
     start: Day = None,  # first day
     end: Day = None,  # last day, inclusive; None = the last one that is complete for all
-    instruments: Instruments = None,  # None = the source's currency and an assumed STOCK_COST
+    instruments: Instruments
+    | str
+    | Path = None,  # None = the source's currency and an assumed STOCK_COST
     partial: bool = False,  # True = go on with fewer symbols, with a warning and `.missing`
     provenance: Mapping | None = None,  # source, fetched, ...
-    **checks: object,  # repair, accept, strict, ...: see Checks
+    checks: Checks | None = None,  # how strictly; or by keywords
+    **options: Any,  # repair, accept, strict, ...: see Checks
 ) -> Bars:  # total-return prices; DataError with every symbol that is missing
     "Bars out of single symbols: all of them, or named what is missing."
     first, last = parse_span(start, end)
@@ -562,7 +573,7 @@ def assemble_bars(
             {"symbol": names, "currency": [r.currency for r in raws], "cost_fraction": STOCK_COST}
         )
     frame = pd.concat([parts[s] for s in names])
-    bars = read_long(frame, instruments, **checks).select(names)
+    bars = read_long(frame, instruments, checks, **options).select(names)
     notes = _remarks(raws, stop if last is None else None)
     return _with_provenance(bars, provenance, _partial_note(errors), notes)
 
@@ -704,7 +715,7 @@ def yahoo_bars(
     session: object = None,  # a requests or curl_cffi session, e.g. with a proxy
     pauses: Sequence[float] = (2.0, 10.0, 30.0),  # seconds to wait before each further try
     partial: bool = False,  # True = go on with fewer symbols, with a warning and `.missing`
-    **checks: object,  # repair, accept, strict, ...: see Checks
+    **options: Any,  # repair, accept, strict, ...: see Checks
 ) -> Bars:  # all symbols or DataError: no network, rate limited, unknown symbol, no data in range
     "Daily total-return prices from Yahoo."
     first, _ = parse_span(start, end)
@@ -721,7 +732,7 @@ def yahoo_bars(
             "notes": [DELISTED],
             "fetched": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         },
-        **checks,
+        **options,
     )
 
 # %% ../nbs/00d_sources.ipynb #3ea4e98b
@@ -772,7 +783,6 @@ def _ready_bars(
 ) -> Bars:  # selected, cut and checked; raises DataError
     bars = bars if symbols is None else bars.select(symbols)
     bars = bars if instruments is None else replace(bars, instruments=instruments)
-    _checks_of(options)
     return checked(bars.window(*span), **options)
 
 
@@ -785,7 +795,7 @@ def load_bars(
     source: object = "sample",  # 'sample', 'yahoo', a file (.parquet, .csv, ...), a DataFrame, a
     # `Bars`, {field: a wide table or its path}, or a store (has `.load`)
     instruments: Instruments | str | Path = None,  # sector, currency, cost_fraction by symbol
-    **options: object,  # of the reading and the checks (columns, decimal, accept, ...: FILE_OPTIONS),
+    **options: Any,  # of the reading and the checks (columns, decimal, accept, ...: FILE_OPTIONS),
     # and of the source alone, e.g. partial=True with 'yahoo' or a store
 ) -> Bars:  # checked; raises DataError with every failure
     "Prices from the bundled sample, from Yahoo, from a store, from a file or from a table."
