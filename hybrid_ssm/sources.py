@@ -209,9 +209,7 @@ def _rate_table(
         raise DataError(f"rates are a {type(rates).__name__}: {way}", rule="no rates")
     if absent := [c for c in needed if c not in rates]:
         raise DataError(f"no rate for {', '.join(absent)}: {way}", rule="no rates", value=absent[0])
-    check_sessions(
-        rates.index, "days of the rates", "give one row per day, frame.tz_localize(None)"
-    )
+    check_sessions(rates.index, "days of the rates", "rates")
     raw = rates[list(needed)]
     rates = raw.apply(pd.to_numeric, errors="coerce").astype(float)
     wrong = raw.notna().to_numpy() & ~((rates > 0) & np.isfinite(rates)).to_numpy()
