@@ -512,6 +512,23 @@ def predict_trees(
         at = torch.where(goes_left, left[T, at], right[T, at])
     return value[T, at].sum(1)
 
+# %% ../nbs/04a_baselines.ipynb #1c015585
+def _grown_forest(config: dict, X: np.ndarray, y: np.ndarray, seed: int) -> Any:
+    "scikit-learn's histogram boosting, fitted; a feature that was never observed is set to 0"
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    forest = HistGradientBoostingRegressor(
+        learning_rate=config["rate"],
+        max_iter=config["n_trees"],
+        max_depth=config["max_depth"],
+        max_leaf_nodes=2 ** config["max_depth"],
+        min_samples_leaf=config["min_leaf"],
+        max_features=config["max_features"],
+        early_stopping=False,
+        random_state=seed,
+    )
+    return forest.fit(np.where(np.isfinite(X).any(0), X, 0.0), y)
+
 # %% ../nbs/04a_baselines.ipynb #de60e6e9
 class BoostingBaseline(_Tabular):
     "Histogram gradient boosting on today's features and their means over a week and a month."
@@ -589,23 +606,6 @@ class BoostingBaseline(_Tabular):
             slot[: len(table)] = torch.from_numpy(table)
         rows = (torch.from_numpy(v).to(self.base) for v in (X, X_valid))
         return [self.mean(v[None])[0, :, horizon].cpu().double().numpy() for v in rows]
-
-# %% ../nbs/04a_baselines.ipynb #1c015585
-def _grown_forest(config: dict, X: np.ndarray, y: np.ndarray, seed: int) -> Any:
-    "scikit-learn's histogram boosting, fitted; a feature that was never observed is set to 0"
-    from sklearn.ensemble import HistGradientBoostingRegressor
-
-    forest = HistGradientBoostingRegressor(
-        learning_rate=config["rate"],
-        max_iter=config["n_trees"],
-        max_depth=config["max_depth"],
-        max_leaf_nodes=2 ** config["max_depth"],
-        min_samples_leaf=config["min_leaf"],
-        max_features=config["max_features"],
-        early_stopping=False,
-        random_state=seed,
-    )
-    return forest.fit(np.where(np.isfinite(X).any(0), X, 0.0), y)
 
 # %% ../nbs/04a_baselines.ipynb #b0000002
 MODELS: dict[str, type[SequenceModel]] = {  # name in a saved file -> class
