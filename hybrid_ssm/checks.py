@@ -17,9 +17,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .calendars import close_times, exchange_sessions
-from .core import did_you_mean
-from .data import Bars, DataError, Failure, _date_remedy, parse_days, session_gaps
+from hybrid_ssm.calendars import (
+    close_times,
+    exchange_sessions,
+)
+from hybrid_ssm.core import (
+    did_you_mean,
+)
+from hybrid_ssm.data import (
+    Bars,
+    DataError,
+    Failure,
+    _date_remedy,
+    parse_days,
+    session_gaps,
+)
 
 # %% ../nbs/00b_checks.ipynb #95aadde7
 ERRORS = {
