@@ -43,17 +43,19 @@ from hybrid_ssm.baselines import (
     SSMBaseline,
     TransformerBaseline,
     VSNLSTMBaseline,
+    equal_parameters,
+)
+from .features import macd
+from hybrid_ssm.rules import (
     blend,
     buy_and_hold,
     carry,
-    equal_parameters,
     equal_weight,
-    ewmac,
     long_only,
-    macd,
     rotated_blend,
     tsmom,
 )
+from .technical import ewmac
 from hybrid_ssm.calibration import (
     calibration_verdict,
     check_calibratable,
