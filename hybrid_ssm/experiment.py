@@ -63,7 +63,8 @@ from hybrid_ssm.calibration import (
     pit,
     reliability,
 )
-from .data import Bars, DataError, align_bars, parse_day, periods_per_year
+from .calendars import align
+from .data import Bars, DataError, parse_day, periods_per_year
 from .checks import FILE_OPTIONS, Checks
 from .core import did_you_mean, write_atomic
 from .sources import instrument_costs, load_bars
