@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .data import SESSIONS_PER_YEAR
+from .core import SESSIONS_PER_YEAR
 from hybrid_ssm.features import (
     Feature,
     SymbolSeries,

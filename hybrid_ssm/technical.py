@@ -15,7 +15,7 @@ from functools import partial
 
 import numpy as np
 
-from .data import SESSIONS_PER_YEAR
+from .core import SESSIONS_PER_YEAR
 from hybrid_ssm.features import (
     Feature,
     SymbolSeries,
