@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .data import Bars, DataError, prices_per_year
 from .core import DAYS_PER_YEAR, SESSIONS_PER_YEAR, did_you_mean
+from .data import Bars, DataError, prices_per_year
 
 # %% ../nbs/01_features.ipynb #6f3eed3f
 Columns = tuple[np.ndarray, ...]  # what is known about each window, one array each
