@@ -301,7 +301,7 @@ class Feature:
 
     def __post_init__(self):
         if self.step > 1 and not self.cross_section:
-            raise ValueError(
+            raise DataError(
                 f"{self.name!r} has step={self.step}: only cross_section=True may skip sessions"
             )
         rows = self.warm_up if self.tolerance < np.inf else 10**9
