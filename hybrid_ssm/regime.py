@@ -738,7 +738,7 @@ class SwitchingFit:
     variance: tuple[float, float]  # daily, of each state, the smaller first
     stay: tuple[float, float]  # probability to remain in each state for another session
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         "Volatility of 252 returns in both states."
         table = pd.DataFrame(
             {
