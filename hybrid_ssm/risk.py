@@ -50,7 +50,9 @@ def signal(
     forecast: Forecast | pd.DataFrame,  # a model's forecast, or its positions alone
     signal: str = "position",  # 'position', or 'law' for 2 P(r > 0) - 1
     horizon: int = 1,  # horizon of the law, sessions
-) -> pd.DataFrame:  # sessions x symbols in [-1, 1], NaN = no signal; raises DataError or PolicyError
+) -> (
+    pd.DataFrame
+):  # sessions x symbols in [-1, 1], NaN = no signal; raises DataError or PolicyError
     "The signal of each symbol, as a share of its risk budget."
     if signal == "law":
         if not isinstance(forecast, Forecast) or not forecast.horizons:

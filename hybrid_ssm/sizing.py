@@ -362,5 +362,7 @@ def table_rows(
             "date a row by the session that decides it"
         )
     for t in np.flatnonzero(np.diff(rows) != 1)[:1] if gaps else []:
-        raise DataError(f"{name} have no row for session {bars.sessions[rows[t] + 1]:%Y-%m-%d}{gaps}")
+        raise DataError(
+            f"{name} have no row for session {bars.sessions[rows[t] + 1]:%Y-%m-%d}{gaps}"
+        )
     return rows
