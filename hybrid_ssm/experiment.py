@@ -43,17 +43,19 @@ from hybrid_ssm.baselines import (
     SSMBaseline,
     TransformerBaseline,
     VSNLSTMBaseline,
+    equal_parameters,
+)
+from .features import macd
+from hybrid_ssm.rules import (
     blend,
     buy_and_hold,
     carry,
-    equal_parameters,
     equal_weight,
-    ewmac,
     long_only,
-    macd,
     rotated_blend,
     tsmom,
 )
+from .technical import ewmac
 from hybrid_ssm.calibration import (
     calibration_verdict,
     check_calibratable,
@@ -63,7 +65,7 @@ from hybrid_ssm.calibration import (
     reliability,
 )
 from .data import Bars, DataError, parse_day, periods_per_year
-from .calendars import align_bars
+from .calendars import align
 from .checks import FILE_OPTIONS, Checks
 from .core import did_you_mean, write_atomic
 from .sources import instrument_costs, load_bars
@@ -643,7 +645,7 @@ def _index_bars(
     name = data.benchmark
     try:
         index = universe.select([name]) if name in universe.symbols else load([name])
-        return align_bars(index, universe)
+        return align(index, universe)
     except DataError as error:
         raise DataError(
             f"the benchmark '{name}' cannot be loaded from '{data.source}' on the "

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import hybrid_ssm.risk as room
-from hybrid_ssm.baselines import equal_weight
+from hybrid_ssm.rules import equal_weight
 from hybrid_ssm.data import Bars
 from hybrid_ssm.features import compute_features
 from hybrid_ssm.risk import RiskPolicy, inverse_volatility
