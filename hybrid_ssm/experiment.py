@@ -34,7 +34,7 @@ import torch
 from tqdm.auto import tqdm
 
 # %% ../nbs/08_experiment.ipynb #fa33432a
-from .backtest import RuinError, backtest
+from .backtest import RuinError, run_backtest
 from hybrid_ssm.baselines import (
     BoostingBaseline,
     DLinearBaseline,
@@ -938,7 +938,7 @@ def run_backtests(
         costs = instrument_costs(bars, c.fraction) * cost_multiple
         bars = bars.window(frame.index[0], frame.index[-1])
         try:
-            out[label] = backtest(
+            out[label] = run_backtest(
                 frame,
                 bars,
                 costs=costs,
