@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .core import SESSIONS_PER_YEAR
 from .ssm import ConfigError, ModelInputError
 
 # %% ../nbs/03_attention.ipynb #d01f6f8b
@@ -229,7 +230,7 @@ def ring_attention(
     return m.flatten(1)[:, None]
 
 # %% ../nbs/03_attention.ipynb #6091214f
-WINDOWS = 21, 63, 252, 252  # sessions: a month, a quarter, a year, a year
+WINDOWS = 21, 63, SESSIONS_PER_YEAR, SESSIONS_PER_YEAR  # a month, a quarter, a year, a year
 POSITIONS = "alibi", "rotary"
 CONTROLS = "shuffled", "frozen", "no_memory"
 
@@ -336,7 +337,7 @@ def _attend_all(
 def _maps_of_all(windows: list[int], q: Tensor, k: Tensor, slope, observed, lags) -> Tensor:
     "`attention_map` of heads with different windows (b, head, l, l)"
     groups = _by_window(windows, q, (k,), slope, lags)
-    return torch.cat([attention_map(*qk, s, w, observed, P) for qk, s, w, P in groups], 1)
+    return torch.cat([attention_map(q, k, s, w, observed, P) for (q, k), s, w, P in groups], 1)
 
 
 def _own_map(q: Tensor, observed: Tensor | None) -> Tensor:

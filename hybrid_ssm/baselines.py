@@ -23,7 +23,7 @@ from .attention import AttentionCache, WindowedAttention
 from .data import Bars, DataError
 from .handler import Sequences
 from hybrid_ssm.hybrid import (
-    LawHead,
+    DistributionHead,
     ModelOutput,
     PoolCache,
     PositionHead,
@@ -270,7 +270,10 @@ class LSTMBaseline(SequenceModel):
                 )
             )
             self.lstm = nn.LSTM(2 * input_dim, hidden_dim, n_layers, batch_first=True)
-            self.norm, self.law = nn.LayerNorm(hidden_dim), LawHead(hidden_dim, len(horizons))
+            self.norm, self.law = (
+                nn.LayerNorm(hidden_dim),
+                DistributionHead(hidden_dim, len(horizons)),
+            )
             self.position = PositionHead(len(horizons))
 
     def init_cache(self, batch_size: int) -> LSTMCache:  # zeros
@@ -318,7 +321,10 @@ class VSNLSTMBaseline(SequenceModel):
             )
             self.select = VariableSelection(input_dim, hidden_dim)
             self.lstm = nn.LSTM(hidden_dim, hidden_dim, n_layers, batch_first=True)
-            self.norm, self.law = nn.LayerNorm(hidden_dim), LawHead(hidden_dim, len(horizons))
+            self.norm, self.law = (
+                nn.LayerNorm(hidden_dim),
+                DistributionHead(hidden_dim, len(horizons)),
+            )
             self.position = PositionHead(len(horizons))
 
     def init_cache(self, batch_size: int) -> VSNLSTMCache:  # zeros
@@ -358,7 +364,11 @@ class _Stack(SequenceModel):
     def _stack(self, blocks):
         dim, f, horizons = (self.config[k] for k in ("dim", "input_dim", "horizons"))
         self.embed, self.blocks, n = nn.Linear(2 * f, dim), nn.ModuleList(blocks), len(horizons)
-        self.norm, self.law, self.position = nn.LayerNorm(dim), LawHead(dim, n), PositionHead(n)
+        self.norm, self.law, self.position = (
+            nn.LayerNorm(dim),
+            DistributionHead(dim, n),
+            PositionHead(n),
+        )
 
     def init_cache(self, batch_size: int) -> NamedTuple:  # empty, one part per block
         "The cache before the first session"
@@ -522,7 +532,10 @@ class DLinearBaseline(SequenceModel):
             self.embed = nn.Linear(2 * input_dim, dim, bias=False)
             start = lambda: nn.Parameter(torch.randn(dim, window) / window**0.5)
             self.trend, self.rest = start(), start()
-            self.law, self.position = LawHead(dim, len(horizons)), PositionHead(len(horizons))
+            self.law, self.position = (
+                DistributionHead(dim, len(horizons)),
+                PositionHead(len(horizons)),
+            )
 
     def init_cache(self, batch_size: int) -> DLinearCache:  # zeros
         "The cache before the first session"

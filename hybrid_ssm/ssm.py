@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .core import SESSIONS_PER_YEAR, HybridSSMError
+
 # %% ../nbs/02_ssm.ipynb #9888c163
-class ConfigError(ValueError):
+class ConfigError(HybridSSMError, ValueError):
     "A network cannot be built from these sizes"
 
 # %% ../nbs/02_ssm.ipynb #23eea837
-class ModelInputError(ValueError):
+class ModelInputError(HybridSSMError, ValueError):
     "A network cannot read this input"
 
 # %% ../nbs/02_ssm.ipynb #839fbf44
@@ -398,7 +400,7 @@ def _per_elapsed(x: Tensor, dt: Tensor | None, observed: Tensor | None) -> Tenso
 class _Rotation(nn.Module):
     "Angle of each pair of rows: cycles from `fast` to `slow` sessions"
 
-    def __init__(self, dim: int, pairs: int, fast: float = 4.0, slow: float = 252.0):
+    def __init__(self, dim: int, pairs: int, fast: float = 4, slow: float = SESSIONS_PER_YEAR):
         super().__init__()
         periods = torch.logspace(math.log10(fast), math.log10(slow), pairs)
         self.log_frequency = nn.Parameter((2 * math.pi / periods).log())
@@ -478,9 +480,9 @@ def _check_layer(dim: int, state_dim: int, num_heads: int, rule: str, rotary: bo
         )
 
 
-def _add_pending(h: Tensor, last: tuple, pending: Tensor) -> Tensor:
+def _add_pending(h: Tensor | None, last: tuple, pending: Tensor | None) -> Tensor | None:
     "The state, with what the first session adds for the value of the session before it"
-    if not last:
+    if h is None or pending is None or not last:
         return h
     B, v = last
     return h + B[:, None, :, None] * (pending[..., None] * v)[:, :, None]
