@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler, swa_utils
 from tqdm.auto import tqdm
 
-from .data import write_atomic
+from .core import write_atomic
 from .handler import Sequences
 from .hybrid import SequenceModel
 from .loop import Callback, History, Run, TrainerError, gradients, plan_epoch, take_batch

@@ -34,7 +34,7 @@ import torch
 from tqdm.auto import tqdm
 
 # %% ../nbs/08_experiment.ipynb #fa33432a
-from .backtest import RuinError, backtest
+from .backtest import RuinError, run_backtest
 from hybrid_ssm.baselines import (
     BoostingBaseline,
     DLinearBaseline,
@@ -43,14 +43,15 @@ from hybrid_ssm.baselines import (
     SSMBaseline,
     TransformerBaseline,
     VSNLSTMBaseline,
+    equal_parameters,
+)
+from .rules import macd_rule, ewmac_rule
+from hybrid_ssm.rules import (
     blend,
     buy_and_hold,
     carry,
-    equal_parameters,
     equal_weight,
-    ewmac,
     long_only,
-    macd,
     rotated_blend,
     tsmom,
 )
@@ -62,20 +63,12 @@ from hybrid_ssm.calibration import (
     pit,
     reliability,
 )
-from hybrid_ssm.data import (
-    FILE_OPTIONS,
-    Bars,
-    Checks,
-    DataError,
-    align_bars,
-    instrument_costs,
-    load_bars,
-    did_you_mean,
-    parse_day,
-    periods_per_year,
-    write_atomic,
-)
-from .features import DEFAULT_FEATURES, FEATURES
+from .calendars import align
+from .data import Bars, DataError, parse_day, periods_per_year
+from .checks import FILE_OPTIONS, Checks
+from .core import did_you_mean, write_atomic
+from .sources import instrument_costs, load_bars
+from .feature_set import DEFAULT_FEATURES, FEATURES
 from hybrid_ssm.figures import (
     attention_figure,
     calibration_figure,
@@ -554,8 +547,8 @@ STRATEGIES = {
     "ridge": Strategy("ridge", lambda c: RidgeBaseline(len(c.features)), trained=True),
     "tsmom": _rule("TSMOM", tsmom),
     "long_only": _rule("long only", long_only),
-    "macd": _rule("MACD", macd),
-    "ewmac": _rule("EWMAC", ewmac),
+    "macd": _rule("MACD", macd_rule),
+    "ewmac": _rule("EWMAC", ewmac_rule),
     "carry": _rule("carry", carry, needs="carry"),
     "blend": _rule("blend", blend, needs="carry"),
     "rotated_blend": _rule("rotated blend", rotated_blend, needs="carry"),
@@ -651,7 +644,7 @@ def _index_bars(
     name = data.benchmark
     try:
         index = universe.select([name]) if name in universe.symbols else load([name])
-        return align_bars(index, universe)
+        return align(index, universe)
     except DataError as error:
         raise DataError(
             f"the benchmark '{name}' cannot be loaded from '{data.source}' on the "
@@ -945,7 +938,7 @@ def run_backtests(
         costs = instrument_costs(bars, c.fraction) * cost_multiple
         bars = bars.window(frame.index[0], frame.index[-1])
         try:
-            out[label] = backtest(
+            out[label] = run_backtest(
                 frame,
                 bars,
                 costs=costs,

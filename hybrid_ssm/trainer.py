@@ -29,15 +29,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 # %% ../nbs/05_trainer.ipynb #88a532d2
-from hybrid_ssm.baselines import (
-    BoostingBaseline,
-    DLinearBaseline,
-    LSTMBaseline,
-    RidgeBaseline,
-    SSMBaseline,
-    TransformerBaseline,
-    VSNLSTMBaseline,
-)
+from .baselines import MODELS
 from hybrid_ssm.callbacks import (
     SCHEDULES,
     AverageWeights,
@@ -52,8 +44,11 @@ from hybrid_ssm.callbacks import (
     lr_find,
     resume_run,
 )
-from .data import Bars, Costs, DataError, Day, periods_per_year, write_atomic
-from .features import DEFAULT_FEATURES, FeaturePanel, FeatureScaler, check_bars
+from .data import Bars, DataError, Day, periods_per_year
+from .core import write_atomic
+from .sources import Costs
+from .feature_set import DEFAULT_FEATURES
+from .features import FeaturePanel, FeatureScaler, check_bars
 from .forecast import Forecast, average_forecasts
 from hybrid_ssm.handler import (
     FinancialDataHandler,
@@ -62,13 +57,7 @@ from hybrid_ssm.handler import (
     input_arrays,
     training_dates,
 )
-from hybrid_ssm.hybrid import (
-    HybridFinancialModel,
-    ModelFileError,
-    ModelOutput,
-    SequenceModel,
-    seeded,
-)
+from .hybrid import ModelFileError, ModelOutput, SequenceModel, seeded
 from hybrid_ssm.loop import (
     Callback,
     History,
@@ -381,21 +370,6 @@ def read_training_card(
     return _read_card(folder)[1]
 
 # %% ../nbs/05_trainer.ipynb #a2f03f33
-_MODELS: dict[str, type[SequenceModel]] = {
-    kind.__name__: kind
-    for kind in (
-        HybridFinancialModel,
-        LSTMBaseline,
-        VSNLSTMBaseline,
-        TransformerBaseline,
-        SSMBaseline,
-        DLinearBaseline,
-        RidgeBaseline,
-        BoostingBaseline,
-    )
-}
-
-
 def _subclasses(kind: type[SequenceModel]) -> dict[str, type[SequenceModel]]:
     "Every model that is derived from this one, by name"
     own = {sub.__name__: sub for sub in kind.__subclasses__()}
@@ -404,7 +378,7 @@ def _subclasses(kind: type[SequenceModel]) -> dict[str, type[SequenceModel]]:
 
 def _model_class(name: Any, folder: str | Path) -> type[SequenceModel]:
     "The class of a saved model: one of the package, or one that was imported"
-    known = _subclasses(SequenceModel) | _MODELS
+    known = _subclasses(SequenceModel) | MODELS
     if not isinstance(name, str) or name not in known:
         raise ModelFileError(
             f"'{Path(folder) / 'model.json'}' is of a {name}, which is not known here: "
