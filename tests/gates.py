@@ -17,6 +17,15 @@ from functools import cached_property
 from pathlib import Path
 
 LONGEST_FUNCTION, LONGEST_CLASS, LONGEST_LINE, LARGEST_NOTEBOOK = 30, 90, 100, 400_000
+CELLS_WITHOUT_EXAMPLE, LINES_WITHOUT_EXAMPLE = 2, 45
+OLD_WORDS = {  # private words of earlier versions -> the field's word
+    "rival": "baseline", "rivals": "baselines", "mend_law": "recalibrate", "told": "explanation or metadata", "said": "forecast or output",
+    "opinion": "signal", "buffered": "no_trade_band", "risk_parity": "inverse_volatility", "papers": "metadata",
+    "catalogue": "feature_table", "share_of": "shard", "find_rate": "lr_find", "RateTrial": "LRFinderResult",
+    "twin_check": "lead_lag_check", "remarks": "data_warnings", "NOTED": "WARNINGS", "REFUSED": "ERRORS", "do_task": "run_task",
+    "keep_books": "run_backtests", "book_scale": "volatility_scale", "OneProcess": "SingleProcess", "stranger": "unknown_asset",
+    "grown": "predict_trees", "_PATIENCE": "max_stale_sessions", "_heard": "mix_outputs", "_say": "forward_pieces",
+}
 FLOORS = {  # module -> notebook number, for rooms a notebook may name before they are built
     "core": "00",
     "data": "00",
@@ -161,9 +170,9 @@ def read_all(folder):
     return [Notebook.read(path) for path in paths]
 
 
-def floor(number):
-    "Sort key of a notebook number: 00 < 00a < 01"
-    return int(number[:2]), number[2:]
+def floor(number, module=""):
+    "Sort key of a notebook: 00_core < 00_data < 00a < 01"
+    return int(number[:2]), number[2:], module if number == "00" else ""
 
 
 def definitions(cell, public=True):
@@ -226,6 +235,148 @@ def long_definitions(notebooks):
                 most = LONGEST_CLASS if isinstance(node, ast.ClassDef) else LONGEST_FUNCTION
                 if isinstance(node, (*functions, ast.ClassDef)) and (size := code_lines(node)) > most:
                     found.append(nb.at(cell, f"{node.name} has {size} lines of code, at most {most}"))
+    return found
+
+
+def only_children(notebooks):
+    "A private class with exactly one child: a class cut in two to pass a limit"
+    private, children = {}, {}
+    for nb in notebooks:
+        for cell in nb.exported:
+            for node in filter(lambda n: isinstance(n, ast.ClassDef), definitions(cell, public=False)):
+                if node.name.startswith("_"):
+                    private[node.name] = nb.at(cell, f"{node.name} has one child only: make them one class")
+                for base in node.bases:
+                    name = base.id if isinstance(base, ast.Name) else getattr(base, "attr", None)
+                    children.setdefault(name, set()).add(node.name)
+    return [complaint for name, complaint in private.items() if len(children.get(name, ())) == 1]
+
+
+def public_names(cell):
+    "The public names that the top level of a cell defines: functions, classes and values"
+    for node in cell.tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found = [node.name]
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found = [n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)]
+        else:
+            found = []
+        yield from (name for name in found if not name.startswith("_"))
+
+
+def names_twice(notebooks):
+    "A public name that two modules define"
+    homes = {}
+    for nb in filter(lambda n: n.module, notebooks):
+        for name in {name for cell in nb.exported for name in public_names(cell)}:
+            homes.setdefault(name, []).append(nb.module)
+    return [f"{name} is defined in {' and '.join(where)}: one name, one meaning"
+            for name, where in sorted(homes.items()) if len(where) > 1]
+
+
+def shows(cell):
+    "Is the cell an example: code that a reader sees and that does more than import or print help?"
+    idle = ast.Import, ast.ImportFrom
+    return cell.kind == "code" and not cell.exported and not cell.marks & {"hide", "default_exp"} and any(
+        not isinstance(node, idle) and "show_doc" not in {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+        for node in cell.tree.body)
+
+
+def bare_name(node):
+    "A class that is only a name: a docstring, no members of its own"
+    return isinstance(node, ast.ClassDef) and not any(
+        not (isinstance(inner, ast.Pass) or isinstance(inner, ast.Expr) and isinstance(inner.value, ast.Constant))
+        for inner in node.body)
+
+
+def unshown(notebooks):
+    "More than two exported cells, or 45 lines of functions, without an example; a class without one at once"
+    found = []
+    for nb in filter(lambda n: n.module, notebooks):
+        cells = lines = 0
+        owed = None
+        for cell in nb.cells:
+            if shows(cell):
+                cells, lines, owed = 0, 0, None
+            kinds = ast.Import, ast.ImportFrom
+            if not cell.exported or all(isinstance(node, kinds) for node in cell.tree.body):
+                continue
+            if owed:
+                found.append(nb.at(owed[0], f"no example follows the class {owed[1]} at once"))
+                owed = None
+            defined = definitions(cell, public=False)
+            cells += 1
+            lines += sum(node.end_lineno - node.lineno + 1 for node in defined if not isinstance(node, ast.ClassDef))
+            if cells > CELLS_WITHOUT_EXAMPLE or lines > LINES_WITHOUT_EXAMPLE:
+                found.append(nb.at(cell, f"{cells} exported cells and {lines} lines of functions without an example"))
+                cells = lines = 0
+            classes = [n.name for n in defined if isinstance(n, ast.ClassDef) and n.name[0] != "_" and not bare_name(n)]
+            owed = (cell, classes[0]) if classes else None
+        found += [nb.at(owed[0], f"no example follows the class {owed[1]} at once")] if owed else []
+    return found
+
+
+def late_imports(notebooks):
+    "A module of this package that is imported by its name at run time, where no gate can see the arrow"
+    found = []
+    for nb in filter(lambda n: n.module and n.module != "core", notebooks):
+        for cell in nb.exported:
+            calls = [n for n in ast.walk(cell.tree) if isinstance(n, ast.Call)]
+            for call in calls:
+                name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+                first = ast.unparse(call.args[0]) if call.args else ""
+                if name in ("import_module", "__import__") or (
+                        name == "require" and re.match(r"f?['\"](hybrid_ssm|\.)", first)):
+                    found.append(nb.at(cell, f"{name}({first}) at run time: import it at the top"))
+    return found
+
+
+def import_effects(notebooks):
+    "An exported cell that does something when the module is imported, or that changes a class from outside"
+    found = []
+    for nb in filter(lambda n: n.module, notebooks):
+        for cell in nb.exported:
+            for node in cell.tree.body:
+                text = ast.unparse(node).splitlines()[0][:60]
+                targets = node.targets if isinstance(node, ast.Assign) else []
+                if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant):
+                    found.append(nb.at(cell, f"runs on import: {text}"))
+                elif isinstance(node, (ast.For, ast.While, ast.With)):
+                    found.append(nb.at(cell, f"runs on import: {text}"))
+                elif any(isinstance(target, (ast.Attribute, ast.Subscript)) for target in targets):
+                    found.append(nb.at(cell, f"changes another object on import: {text}"))
+                elif isinstance(node, ast.FunctionDef) and node.args.args[:1] and node.args.args[0].arg == "self":
+                    found.append(nb.at(cell, f"{node.name} is a method outside its class"))
+    return found
+
+
+def idle_imports(notebooks):
+    "A module of this package that is imported and not used: an import for its side effect"
+    found = []
+    for nb in filter(lambda n: n.module, notebooks):
+        used = {n.id for cell in nb.exported for n in ast.walk(cell.tree) if isinstance(n, ast.Name)}
+        used |= {word for cell in nb.exported for n in ast.walk(cell.tree)
+                 if isinstance(n, ast.Constant) and isinstance(n.value, str) for word in re.findall(r"\w+", n.value)}
+        for cell in nb.exported:
+            for node in (n for n in ast.walk(cell.tree) if isinstance(n, (ast.Import, ast.ImportFrom))):
+                idle = [a.asname or a.name.split(".")[0] for a in node.names
+                        if (a.asname or a.name.split(".")[0]) not in used and a.name != "annotations"]
+                found += [nb.at(cell, f"imports {', '.join(idle)} and never uses it")] if idle else []
+    return found
+
+
+def old_words(notebooks):
+    "A private word of earlier versions where the field has one of its own"
+    found = []
+    for nb in notebooks:
+        for cell in nb.exported:
+            defined = {n.name for n in ast.walk(cell.tree) if hasattr(n, "name") and isinstance(n.name, str)}
+            used = cell.names | defined | {n.arg for n in ast.walk(cell.tree) if isinstance(n, (ast.arg, ast.keyword))}
+            found += [nb.at(cell, f"{word}: write {OLD_WORDS[word]}") for word in sorted(used & set(OLD_WORDS))]
+        for cell in filter(lambda c: c.kind == "markdown", nb.cells):
+            if word := re.search(r"\b[Rr]ivals?\b", cell.source):
+                found.append(nb.at(cell, f"{word[0]}: write baseline or benchmark"))
     return found
 
 
@@ -427,7 +578,7 @@ def floor_breaks(notebooks):
                 for room in rooms(module, names):
                     if room not in levels:
                         found.append(nb.at(cell, f"imports {room}, which is no room"))
-                    elif floor(levels[room]) >= floor(nb.number):
+                    elif floor(levels[room], room) >= floor(nb.number, nb.module):
                         found.append(nb.at(cell, f"imports {room} ({levels[room]}), which does not stand lower"))
     return found
 
@@ -447,27 +598,27 @@ def walls(number, module, names):
     top = module.split(".")[0]
     if "*" in names:
         yield "star import"
-    if number == "01c":
+    if number == "01h":
         yield "costs import nothing"
     if number in ("02", "03", "04"):
         known = top in sys.stdlib_module_names | {"torch", "hybrid_ssm", "safetensors"}
         if not known or top in ("datetime", "calendar", "time"):
             yield "model rooms know torch only"
-    if number == "04c" or number.startswith("06"):
+    if number == "04d" or number.startswith("06"):
         if top == "torch":
             yield "this room never imports torch"
     if top in ("matplotlib", "seaborn") and number != "06b":
         yield "only 06b draws"
     if top == "ipywidgets" and number != "12":
         yield "only 12 imports ipywidgets"
-    if touches(module, names, NETWORK) and number not in ("00", "10"):
-        yield "only 00 and 10 touch the network"
+    if touches(module, names, NETWORK) and number not in ("00d", "10"):
+        yield "only 00d and 10 touch the network"
     if top in AUTHOR_ONLY:
         yield "needed by authors only"
 
 
 def hidden_torch(notebooks):
-    "A torch-free room (04c, 06*) that reaches torch through the rooms it imports"
+    "A torch-free notebook (04d, 06*) that reaches torch through the rooms it imports"
     links, torch = {}, set()
     for nb in filter(lambda n: n.module, notebooks):
         links[nb.module] = set()
@@ -476,7 +627,7 @@ def hidden_torch(notebooks):
             if module.split(".")[0] == "torch" and node.col_offset == 0:
                 torch.add(nb.module)
     found = []
-    for nb in filter(lambda n: n.module and (n.number == "04c" or n.number.startswith("06")), notebooks):
+    for nb in filter(lambda n: n.module and (n.number == "04d" or n.number.startswith("06")), notebooks):
         reach, todo = set(), [nb.module]
         while todo:
             room = todo.pop()
@@ -627,6 +778,6 @@ def undeclared(root):
     return sorted(set(found))
 
 
-NOTEBOOK_GATES = (long_definitions, long_lines, crowded_cells, mixed_cells, stranded_cells, unproved, bad_docstrings,
+NOTEBOOK_GATES = (long_definitions, only_children, names_twice, unshown, late_imports, import_effects, idle_imports, old_words, long_lines, crowded_cells, mixed_cells, stranded_cells, unproved, bad_docstrings,
                   untyped, uncommented_parameters, unexplained_skips, large_notebooks, stored_errors, widget_state,
                   idle_tales, floor_breaks, wall_breaks, hidden_torch, heavy_imports, leak_idioms, pickled)

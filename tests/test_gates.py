@@ -12,9 +12,9 @@ TOOL = gates.load_tool(ROOT / "tools" / "prepare.py")
 NOTEBOOKS = gates.read_all(ROOT / "nbs")
 
 GOOD = [
-    "# Room\n> A promise.", "#| default_exp room", "#| export\nimport math\n\nimport numpy as np",
+    "# Room\n> A promise.", "#| default_exp room", "#| export\nimport math",
     "## Half\nBecause two halves make a whole.",
-    '#| export\ndef half(\n    x:float, # any number\n)->float: # its half\n    "Half of `x`"\n    return x / 2',
+    '#| export\ndef half(\n    x:float, # any number\n)->float: # its half\n    "Half of `x`"\n    return math.ldexp(x, -1)',
     "assert half(2.) == 1.",
 ]
 UNIT = '#| export\ndef one()->int: # always 1\n    "The number one"\n    return 1'
@@ -58,6 +58,24 @@ VIOLATIONS = {  # gate -> [(name, cells, metadata)], each of which must make it 
         ("01_room", ["#| export\ndef one()->int:\n" + "    x = 1\n" * 30], {}),
         ("01_room", ["#| export\nclass One:\n    def one(self):\n" + "        x = 1\n" * 30], {}),
         ("01_room", ["#| export\nclass One:\n" + "    x = 1\n" * 90], {})],
+    gates.only_children: [("01_room", ["#| export\nclass _Half:\n    a = 1\nclass Whole(_Half):\n    b = 2"], {})],
+    gates.unshown: [("01_room", ["#| default_exp room", *[UNIT.replace("one", f"one{i}") for i in range(3)], SHOWN], {}),
+                    ("01_room", ["#| default_exp room", UNIT, "#| export\ndef two():\n" + "    x = 1\n" * 45], {}),
+                    ("01_room", ["#| default_exp room", "#| export\nclass One:\n    a = 1", "#| hide\nOne()"], {}),
+                    ("01_room", ["#| default_exp room", "#| export\nclass One:\n    a = 1", "show_doc(One.a)"], {}),
+                    ("01_room", ["#| default_exp room", "#| export\nclass One:\n    a = 1", UNIT, "One(), one()"], {})],
+    gates.late_imports: [
+        ("01_room", ["#| default_exp room", "#| export\ndef f(name): return import_module(f'hybrid_ssm.{name}')"], {}),
+        ("01_room", ["#| default_exp room", "#| export\ndef f(): return require('hybrid_ssm.attic')"], {})],
+    gates.import_effects: [
+        ("01_room", ["#| default_exp room", "#| export\nREGISTRY.update(one=1)"], {}),
+        ("01_room", ["#| default_exp room", "#| export\nREGISTRY['one'] = 1"], {}),
+        ("01_room", ["#| default_exp room", "#| export\ndef _start(self): return 1"], {}),
+        ("01_room", ["#| default_exp room", "#| export\nOne.start = start"], {}),
+        ("01_room", ["#| default_exp room", "#| export\nfor x in (1, 2): print(x)"], {})],
+    gates.idle_imports: [("05_trainer", room("trainer", "from hybrid_ssm import baselines"), {})],
+    gates.old_words: [("01_room", ["#| export\ndef keep_books(said): return said"], {}),
+                      ("01_room", ["A rival of the model."], {})],
     gates.long_lines: [("01_room", ["#| export\nx = '" + "a" * 100 + "'"], {})],
     gates.crowded_cells: [("01_room", ["#| export\ndef one(): return 1\ndef two(): return 2"], {})],
     gates.mixed_cells: [("01_room", ["#| export\nimport numpy as np\nPI = np.pi"], {})],
@@ -123,7 +141,19 @@ def test_a_good_notebook_passes(tmp_path, gate):
 
 
 def test_every_gate_has_a_planted_violation():
-    assert {*VIOLATIONS, gates.hidden_torch} == set(gates.NOTEBOOK_GATES)
+    assert {*VIOLATIONS, gates.hidden_torch, gates.names_twice} == set(gates.NOTEBOOK_GATES)
+
+
+def test_a_name_with_two_meanings_is_found(tmp_path):
+    rooms = [plant(tmp_path, [f"#| default_exp {name}", UNIT], f"01{letter}_{name}.ipynb")
+             for letter, name in (("a", "first"), ("b", "second"))]
+    assert gates.names_twice(rooms) == ["one is defined in first and second: one name, one meaning"]
+    assert gates.names_twice(rooms[:1]) == []
+
+
+def test_two_children_make_a_family(tmp_path):
+    family = "#| export\nclass _Base:\n    a = 1\nclass One(_Base):\n    b = 2\nclass Two(_Base):\n    b = 3"
+    assert gates.only_children([plant(tmp_path, [family])]) == []
 
 
 def test_hidden_torch_is_found_through_another_room(tmp_path):
