@@ -8,7 +8,7 @@ __all__ = ['STRATEGIES', 'ExperimentData', 'Strategy', 'load_experiment', 'Task'
            'seed_forecasts', 'mean_forecasts', 'target_weights', 'run_backtests', 'ExperimentResult', 'open_run',
            'find_run', 'run_tasks', 'completed_folds', 'Experiment']
 
-# %% ../nbs/08_experiment.ipynb #26db7aa7
+# %% ../nbs/08_experiment.ipynb #704b2bd7
 import copy
 import hashlib
 import json
@@ -16,7 +16,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from html import escape
 from pathlib import Path
@@ -202,7 +202,7 @@ def _index_bars(
             symbol=name,
         ) from error
 
-
+# %% ../nbs/08_experiment.ipynb #eaa35d7f
 def _check_tested(
     config: Config,  # test years and benchmark
     universe: Bars,
@@ -239,7 +239,7 @@ def _check_data(
                 "does not have: use 'next_close'"
             )
     for name in config.rows:
-        if (column := STRATEGIES[name].needs) and column not in universe.extras:
+        if (column := STRATEGIES[name].needs) and column not in (universe.extras or {}):
             raise ConfigError(
                 f"the baseline '{name}' needs a column '{column}', which the source "
                 "does not have: leave it out of models.names"
@@ -431,7 +431,7 @@ class FoldExplanation:
         maps = table.to_numpy().reshape(-1, table.shape[1], table.shape[1])
         return cls(facts["symbol"], importance, maps, pd.DatetimeIndex(table.columns))
 
-# %% ../nbs/08_experiment.ipynb #24e3a2fb
+# %% ../nbs/08_experiment.ipynb #cb5004d9
 def explain_fold(
     trainer: ModelTrainer,  # trained, of a hybrid
     data: ExperimentData,  # features
@@ -445,9 +445,11 @@ def explain_fold(
     arrays, recent = input_arrays(panel, trainer.scaler), slice(-length, None)
     tensor = lambda v: torch.from_numpy(np.ascontiguousarray(v[:, recent]))
     dt = torch.from_numpy(arrays.dt[recent]).expand(len(arrays.x), -1)
-    model, mask = copy.deepcopy(trainer.model).cpu().eval(), tensor(arrays.mask)
+    model, mask = copy.deepcopy(trainer.model), tensor(arrays.mask)
+    if not isinstance(model, HybridFinancialModel):
+        raise ConfigError(f"a {type(model).__name__} has no attention to explain: give a hybrid")
     with torch.no_grad():
-        out = model.explain(tensor(arrays.x), dt=dt, mask=mask)
+        out = model.cpu().eval().explain(tensor(arrays.x), dt=dt, mask=mask)
     importance = mean_importance(out.importance.numpy(), mask.numpy(), panel.names)
     attention = out.attention[-1][list(panel.symbols).index(symbol)].numpy()
     return FoldExplanation(symbol, importance, attention, panel.sessions[recent])
