@@ -9,7 +9,7 @@ ARGS   ?=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: demo test trust lab docs prepare clean help
+.PHONY: demo test lint trust lab docs prepare clean help
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ demo: $(READY) ## walk forward on the bundled sample; prints the table, time and
 	OMP_NUM_THREADS=2 $(BIN)/python tools/measure.py $(BIN)/python -m hybrid_ssm demo $(ARGS)
 
 test: export OMP_NUM_THREADS = 1
-test: $(READY) ## every notebook and the quick tests (slow, gpu and net are left out)
+test: lint $(READY) ## lint, every notebook and the quick tests (slow, gpu and net are left out)
 	$(BIN)/nbdev_test --n_workers 2
 	$(BIN)/python -m pytest tests -n 2 -m 'not slow and not long and not gpu and not net'
 
@@ -32,8 +32,14 @@ trust: export OMP_NUM_THREADS = 1
 trust: $(READY) ## the guards in full, each with its planted defect (up to an hour)
 	$(BIN)/python -m pytest tests/trust -n 2 -m 'not long and not gpu and not net'
 
+lint: $(READY) ## ruff (layout and lint of the exported code) and mypy
+	$(BIN)/python tools/style.py --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
 prepare: $(READY) ## bring modules, notebooks and README into step; twice changes nothing
 	$(BIN)/python tools/prepare.py notebooks
+	$(BIN)/python tools/style.py
 	$(BIN)/nbdev_clean
 	$(BIN)/nbdev_export
 	$(BIN)/python tools/prepare.py readme

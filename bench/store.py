@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 from processor import processor
 
-from hybrid_ssm.data import RAW_COLUMNS, SESSIONS_PER_YEAR, RawBars
+from hybrid_ssm.core import SESSIONS_PER_YEAR
+from hybrid_ssm.sources import RAW_COLUMNS, RawBars
 from hybrid_ssm.store import SnapshotStore
 
 

@@ -24,7 +24,7 @@ from torch import nn
 from torch.optim import lr_scheduler, swa_utils
 from tqdm.auto import tqdm
 
-from .data import write_atomic
+from .core import write_atomic
 from .handler import Sequences
 from .loop import Callback, History, Run, TrainerError, gradients, plan_epoch, take_batch
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from . import __version__
-from .data import FILE_OPTIONS
+from .checks import FILE_OPTIONS
 
 # %% ../nbs/13_cli.ipynb #f6d3324e
 def make_parser() -> argparse.ArgumentParser:  # with the commands `demo` and `experiment`

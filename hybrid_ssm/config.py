@@ -21,9 +21,12 @@ from typing import Any, get_args, get_origin
 import numpy as np
 
 # %% ../nbs/07_config.ipynb #fa33432a
-from .data import FILE_OPTIONS, Checks, DataError, did_you_mean, parse_day
+from .checks import FILE_OPTIONS, Checks
+from .core import did_you_mean
+from .data import DataError, parse_day
 from .features import DEFAULT_FEATURES, FEATURES
 from .risk import RiskPolicy
+from .rules import RULES, WEIGHT_RULES
 from .ssm import ConfigError
 
 # %% ../nbs/07_config.ipynb #3cd469aa
@@ -187,7 +190,7 @@ class FoldConfig:
                 f"{self.test_start}: swap them (--test-start, --test-end)"
             )
 
-# %% ../nbs/07_config.ipynb #f935b32d
+# %% ../nbs/07_config.ipynb #536d5d79
 LEARNER_NAMES = (  # models that are trained
     "hybrid",
     "hybrid_uncoupled",
@@ -206,17 +209,7 @@ LEARNER_NAMES = (  # models that are trained
     "boosting",
     "ridge",
 )
-RULE_NAMES = (  # classical rules and benchmarks, which are not trained
-    "tsmom",
-    "long_only",
-    "macd",
-    "ewmac",
-    "carry",
-    "blend",
-    "rotated_blend",
-    "equal_weight",
-    "index",
-)
+RULE_NAMES = (*RULES, *WEIGHT_RULES, "index")  # classical rules and benchmarks
 
 # %% ../nbs/07_config.ipynb #943ca6db
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-# %% ../nbs/08_experiment.ipynb #1b9f1801
+# %% ../nbs/08_experiment.ipynb #00e410ef
 from .backtest import BacktestResult, RuinError, backtest
 from hybrid_ssm.baselines import (
     BoostingBaseline,
@@ -38,27 +38,13 @@ from hybrid_ssm.baselines import (
     SSMBaseline,
     TransformerBaseline,
     VSNLSTMBaseline,
-    blend,
-    buy_and_hold,
-    carry,
     equal_parameters,
-    equal_weight,
-    ewmac,
-    long_only,
-    macd,
-    rotated_blend,
-    tsmom,
 )
+from .calendars import align
 from .calibration import check_calibratable, fit_calibration
 from .config import Config, DataConfig, TradeConfig, read_config
-from hybrid_ssm.data import (
-    Bars,
-    DataError,
-    align_bars,
-    instrument_costs,
-    load_bars,
-    write_atomic,
-)
+from .core import write_atomic
+from .data import Bars, DataError
 from hybrid_ssm.forecast import (
     Forecast,
     average_forecasts,
@@ -69,6 +55,18 @@ from hybrid_ssm.forecast import (
 from .handler import FinancialDataHandler, input_arrays
 from .hybrid import HybridFinancialModel, SequenceModel, seeded
 from .metrics import LeagueTable, league_table, sharpe
+from hybrid_ssm.rules import (
+    blend,
+    buy_and_hold,
+    carry,
+    equal_weight,
+    ewmac_rule,
+    long_only,
+    macd_rule,
+    rotated_blend,
+    tsmom,
+)
+from .sources import instrument_costs, load_bars
 from .splits import Fold, usable, walk_forward
 from .ssm import ConfigError
 from .trainer import ModelTrainer, versions
@@ -167,8 +165,8 @@ STRATEGIES: Mapping[str, Strategy] = MappingProxyType(
         "ridge": Strategy("ridge", lambda config: RidgeBaseline(len(config.features))),
         "tsmom": _on_universe("TSMOM", tsmom),
         "long_only": _on_universe("long only", long_only),
-        "macd": _on_universe("MACD", macd),
-        "ewmac": _on_universe("EWMAC", ewmac),
+        "macd": _on_universe("MACD", macd_rule),
+        "ewmac": _on_universe("EWMAC", ewmac_rule),
         "carry": _on_universe("carry", carry, needs="carry"),
         "blend": _on_universe("blend", blend, needs="carry"),
         "rotated_blend": _on_universe("rotated blend", rotated_blend, needs="carry"),
@@ -193,7 +191,7 @@ def _index_bars(
     name = config.benchmark
     try:
         index = universe.select([name]) if name in universe.symbols else load([name])
-        return align_bars(index, universe)
+        return align(index, universe)
     except DataError as error:
         raise DataError(
             f"the benchmark '{name}' cannot be loaded from '{config.source}' on the "

@@ -23,14 +23,8 @@ from importlib.util import find_spec
 import numpy as np
 import pandas as pd
 
-from hybrid_ssm.data import (
-    DAYS_PER_YEAR,
-    SESSIONS_PER_YEAR,
-    Bars,
-    DataError,
-    did_you_mean,
-    prices_per_year,
-)
+from .data import Bars, DataError, prices_per_year
+from .core import DAYS_PER_YEAR, SESSIONS_PER_YEAR, did_you_mean
 
 # %% ../nbs/01_features.ipynb #6f3eed3f
 def _roll(state, window, join):

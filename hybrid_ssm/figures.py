@@ -26,7 +26,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
-from .data import SESSIONS_PER_YEAR, periods_per_year
+from .data import periods_per_year
+from .core import SESSIONS_PER_YEAR
 
 # %% ../nbs/06b_figures.ipynb #6a183d6b
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe, Ito (2008)

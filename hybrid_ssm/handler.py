@@ -18,16 +18,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hybrid_ssm.data import (
-    Bars,
-    Costs,
-    DataError,
-    Day,
-    elapsed,
-    instrument_costs,
-    load_bars,
-    parse_day,
-)
+from .data import Bars, DataError, Day, elapsed, parse_day
+from .sources import Costs, instrument_costs, load_bars
 from hybrid_ssm.features import (
     DEFAULT_FEATURES,
     FeaturePanel,

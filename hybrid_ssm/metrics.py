@@ -20,7 +20,8 @@ import pandas as pd
 
 from .backtest import BacktestResult
 from .costs import break_even
-from .data import SESSIONS_PER_YEAR, periods_per_year
+from .data import periods_per_year
+from .core import SESSIONS_PER_YEAR
 
 # %% ../nbs/06a_metrics.ipynb #b3e5faec
 class MetricError(ValueError):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .data import write_atomic
+from .core import write_atomic
 from .figures import Picture, figure_png, figure_svg
 
 # %% ../nbs/06c_report.ipynb #1b66e395

@@ -13,7 +13,8 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from .data import Bars, DataError, close_times, same_day_known
+from .data import Bars, DataError
+from .calendars import close_times, same_day_known
 
 # %% ../nbs/01f_targets.ipynb #dcd1177d
 MIN_VOLATILITY = 1e-5  # a session; far below the calmest bond future

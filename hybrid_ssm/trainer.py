@@ -42,7 +42,9 @@ from hybrid_ssm.callbacks import (
     prepare,
     resume_run,
 )
-from .data import Bars, Costs, DataError, Day, periods_per_year, write_atomic
+from .data import Bars, DataError, Day, periods_per_year
+from .core import write_atomic
+from .sources import Costs
 from .features import DEFAULT_FEATURES, FeaturePanel, FeatureScaler, check_bars
 from .forecast import Forecast, average_forecasts
 from .handler import FinancialDataHandler, PanelArrays, input_arrays, training_dates

@@ -18,7 +18,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from hybrid_ssm.data import FILE_OPTIONS, Bars, Checks, DataError, load_bars
+from hybrid_ssm.data import Bars, DataError
+from hybrid_ssm.checks import FILE_OPTIONS, Checks
+from hybrid_ssm.sources import load_bars
 
 set_hypothesis_home_dir(Path(tempfile.gettempdir(), "hypothesis"))  # nothing is written beside the code
 DAYS = pd.DatetimeIndex(["2020-01-10", "2020-01-13", "2020-01-14"])

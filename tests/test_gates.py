@@ -88,7 +88,12 @@ VIOLATIONS = {  # gate -> [(name, cells, metadata)], each of which must make it 
                      ("01_room", ["## One", UNIT, "A word about `one`."], {})],
     gates.bad_docstrings: [("01_room", ["#| export\ndef one()->int: return 1"], {}),
                            ("01_room", ['#| export\ndef one()->int:\n    """One.\n\n    Two."""'], {}),
-                           ("01_room", ['#| export\nclass A:\n    "A thing"\n    def b(self): return 1'], {})],
+                           ("01_room", ['#| export\nclass A:\n    "A thing"\n    def b(self): return 1'], {}),
+                           ("01_room", ['#| export\ndef sharpe(x)->int:\n    "One."'], {}),
+                           ("01_room", ['#| export\ndef sharpe(x, y)->None:\n    """One.\n\n    Parameters\n    -----\n    x : int\n    """'], {}),
+                           ("01_room", ['#| export\ndef sharpe()->int:\n    """One.\n\n    Two."""'], {})],
+    gates.missing_entries: [
+        ("01_room", ["#| default_exp room", '#| export\nclass A:\n    "A thing"\n    def b(self): "B"', "A().b()"], {})],
     gates.untyped: [("01_room", ["#| export\ndef one(x)->int: return 1"], {}),
                     ("01_room", ["#| export\ndef one(x:int): return 1"], {})],
     gates.uncommented_parameters: [("01_room", ["#| export\ndef one(\n    x:int,\n)->int: # one\n    return 1"], {})],
@@ -149,6 +154,16 @@ def test_a_name_with_two_meanings_is_found(tmp_path):
              for letter, name in (("a", "first"), ("b", "second"))]
     assert gates.names_twice(rooms) == ["one is defined in first and second: one name, one meaning"]
     assert gates.names_twice(rooms[:1]) == []
+
+
+def test_a_method_with_an_entry_passes(tmp_path):
+    cells = ["#| default_exp room", '#| export\nclass A:\n    "A thing"\n    def b(self): "B"', "A().b()", "show_doc(A.b)"]
+    assert gates.missing_entries([plant(tmp_path, cells)]) == []
+
+
+def test_numpydoc_sections_pass(tmp_path):
+    text = '"""One.\n\n    Parameters\n    ----------\n    x, y : int\n        Two.\n\n    Returns\n    -------\n    int\n    """'
+    assert gates.bad_docstrings([plant(tmp_path, [f"#| export\ndef sharpe(x, y)->int:\n    {text}"])]) == []
 
 
 def test_two_children_make_a_family(tmp_path):

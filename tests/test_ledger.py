@@ -5,7 +5,8 @@ import pytest
 from ledger import FILLS, REBALANCE, disagreement, random_case, settlement
 
 from hybrid_ssm.backtest import RuinError, backtest
-from hybrid_ssm.data import Bars, DataError, load_bars
+from hybrid_ssm.data import Bars, DataError
+from hybrid_ssm.sources import load_bars
 
 nan = np.nan
 

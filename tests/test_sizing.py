@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid_ssm.backtest import backtest
-from hybrid_ssm.data import Bars, DataError, same_day_known
-from hybrid_ssm.risk import RiskPolicy, volatility_scale, own_returns, inverse_volatility
+from hybrid_ssm.data import Bars, DataError
+from hybrid_ssm.calendars import same_day_known
+from hybrid_ssm.risk import RiskPolicy, inverse_volatility, own_returns
 
 HOURS = 6.0, 16.5, 21.0  # UTC: Tokyo, London, New York
 
@@ -368,13 +369,13 @@ def test_a_halted_symbol_keeps_its_target():
 @pytest.mark.parametrize("bad, text", [
     (lambda p: p["A"], "to_frame"), (lambda p: p.to_numpy(), "pd.DataFrame(values"), (lambda p: p.iloc[::-1], "sort_index"),
     (lambda p: p.tz_localize("Asia/Tokyo"), "tz_localize(None)"), (lambda p: p.set_axis(p.index.astype(str)), "pd.to_datetime"),
-    (lambda p: p.iloc[[0, 1, 1, 2]], "two rows"), (lambda p: p.drop(p.index[40]), "no row for session"),
-    (lambda p: p.rename(columns={"A": "AA"}), "'AA'"), (lambda p: p[["A", "A"]], "two columns"),
+    (lambda p: p.iloc[[0, 1, 1, 2]], "several rows"), (lambda p: p.drop(p.index[40]), "no row for session"),
+    (lambda p: p.rename(columns={"A": "AA"}), "'AA'"), (lambda p: p[["A", "A"]], "several columns"),
     (lambda p: p.astype(object), "astype(float)"), (lambda p: p.iloc[:0], "empty"), (lambda p: p * np.inf, "is inf"),
-    (lambda p: p.set_axis([*p.index[:3], *p.index[:1], *p.index[4:]]), "two rows for 2018-01-01"), (lambda p: p.reset_index(drop=True), "pd.to_datetime")])
+    (lambda p: p.set_axis([*p.index[:3], *p.index[:1], *p.index[4:]]), "several rows for 2018-01-01"), (lambda p: p.reset_index(drop=True), "set_axis(bars.sessions)")])
 def test_what_is_no_table_is_refused(bad, text):
     bars = market(0, gaps=0.0)
-    for size in (RiskPolicy().weights, inverse_volatility, volatility_scale):
+    for size in (RiskPolicy().weights, inverse_volatility, RiskPolicy().scale):
         with pytest.raises(DataError) as error:
             size(bad(bars.close * 0 + 1.0), bars)
         assert text in str(error.value)

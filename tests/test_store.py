@@ -16,13 +16,14 @@ import pandas as pd
 import pytest
 
 import hybrid_ssm.store as room
-from hybrid_ssm.data import RAW_COLUMNS, DataError, RawBars
+from hybrid_ssm.data import DataError
+from hybrid_ssm.sources import RAW_COLUMNS, RawBars
 from hybrid_ssm.store import SnapshotStore, StoreError
 
 WRITER = '''
 import sys, time
 import pandas as pd
-from hybrid_ssm.data import RAW_COLUMNS, RawBars
+from hybrid_ssm.sources import RAW_COLUMNS, RawBars
 from hybrid_ssm.store import SnapshotStore
 
 def fetch(symbol, start=None):

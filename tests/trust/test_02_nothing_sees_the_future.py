@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybrid_ssm.data import RAW_COLUMNS, Bars, RawBars, assemble_bars, elapsed
+from hybrid_ssm.data import Bars, elapsed
+from hybrid_ssm.sources import RAW_COLUMNS, RawBars, assemble_bars
 from hybrid_ssm.features import (DEFAULT_FEATURES, FEATURES, compute_features, expanding_scale, feature_names,
                                  fit_scaler, rank_panel, rolling_scale, winsorise)
 from hybrid_ssm.handler import FinancialDataHandler

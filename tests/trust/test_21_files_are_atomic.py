@@ -18,7 +18,8 @@ import hybrid_ssm.callbacks as callbacks_room
 import hybrid_ssm.hybrid as hybrid_room
 import hybrid_ssm.store as store_room
 from hybrid_ssm.callbacks import Checkpoint, prepare, resume_run
-from hybrid_ssm.data import RAW_COLUMNS, DataError, RawBars
+from hybrid_ssm.data import DataError
+from hybrid_ssm.sources import RAW_COLUMNS, RawBars
 from hybrid_ssm.hybrid import HybridFinancialModel, ModelFileError
 from hybrid_ssm.loop import Run, TrainerError
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import hybrid_ssm.store as room
-from hybrid_ssm.data import RAW_COLUMNS, RawBars
+from hybrid_ssm.sources import RAW_COLUMNS, RawBars
 from hybrid_ssm.store import SnapshotStore, StoreError
 
 WANTED = {"synchronous": 2, "journal_mode": "wal"}

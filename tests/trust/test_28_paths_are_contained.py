@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import hybrid_ssm.store as room
-from hybrid_ssm.data import RAW_COLUMNS, RawBars
+from hybrid_ssm.sources import RAW_COLUMNS, RawBars
 from hybrid_ssm.store import SnapshotStore, StoreError, changing, file_stem, reading, symbol_lock
 
 SEEDS = ("BRK/A", "BRK_A", "BRK.A", "BRK-A", "BRK\\A", "BRK%2FA", "BRK%5FA", "brk/a", "..", ".", "...", "../x", "/etc/passwd",

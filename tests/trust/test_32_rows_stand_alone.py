@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hybrid_ssm import experiment
-from hybrid_ssm.data import align_bars
+from hybrid_ssm.calendars import align
 from hybrid_ssm.experiment import Experiment
 from hybrid_ssm.config import parse_config
 from hybrid_ssm.handler import FinancialDataHandler
@@ -97,9 +97,9 @@ def joined_in(base, **changes):
         data = honest(config)
         other = experiment.load_bars([config.data.benchmark], source=config.data.source)
         both = data.sessions.union(other.sessions[other.sessions <= data.sessions[-1]])
-        universe = align_bars(data.universe, both)
+        universe = align(data.universe, both)
         handler = FinancialDataHandler(bars=universe, features=config.features, costs=config.costs.fraction)
-        return experiment.ExperimentData(universe, align_bars(data.index, both), handler)
+        return experiment.ExperimentData(universe, align(data.index, both), handler)
     experiment.load_experiment = planted
     try:
         return rows(base, **changes)

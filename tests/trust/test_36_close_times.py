@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 
 import hybrid_ssm.risk as room
-from hybrid_ssm.baselines import decorrelated, equal_weight, no_trade_band
+from hybrid_ssm.rules import equal_weight
 from hybrid_ssm.data import Bars
 from hybrid_ssm.features import compute_features
 from hybrid_ssm.risk import RiskPolicy, inverse_volatility
+from hybrid_ssm.sizing import decorrelated, no_trade_band
+from hybrid_ssm.targets import known_at_close, volatility
 
 HOURS = pd.DataFrame({"close_time": ["15:00", "15:00", "16:30", "16:00", "16:00", None],
                       "timezone": ["Asia/Tokyo", "Asia/Tokyo", "Europe/London", "America/New_York", "America/New_York", None]},
@@ -43,9 +45,14 @@ def spoiled(bars, p, row, later, rng):
     return replace(bars, close=close), other
 
 
+def rotated(bars, p):
+    "Positions decorrelated by what is known at each close"
+    return decorrelated(p, bars.returns / volatility(bars), known_at_close(bars))
+
+
 def rules(bars, p):
     "The rules that mix symbols"
-    return {"rotated": decorrelated(p, bars), "rotated, band": no_trade_band(decorrelated(p, bars)), "equal": equal_weight(bars)}
+    return {"rotated": rotated(bars, p), "rotated, band": no_trade_band(rotated(bars, p), .15), "equal": equal_weight(bars)}
 
 
 def guard(prepare, bars, p, rows):
@@ -129,6 +136,7 @@ def test_planted(mutants, monkeypatch):
     mutants.kill(36, "correlations with the date's own returns", correlations,
                  lambda x, bars, span, first, lagged: real(x, bars, span, first, False))
 
-    def rotated(planted):
-        guard(lambda b, q: {"rotated": planted(q, b)}, bars, p, (119,))
-    mutants.kill(36, "rotation by the whole date", rotated, lambda q, b: decorrelated(q, Bars(close=b.close)))
+    def rotation(planted):
+        guard(lambda b, q: {"rotated": planted(b, q)}, bars, p, (119,))
+    rotation(rotated)
+    mutants.kill(36, "rotation by the whole date", rotation, lambda b, q: decorrelated(q, b.returns / volatility(b)))
