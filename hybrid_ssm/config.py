@@ -24,9 +24,9 @@ import numpy as np
 from .checks import FILE_OPTIONS, Checks
 from .core import did_you_mean
 from .data import DataError, parse_day
-from .features import DEFAULT_FEATURES, FEATURES
+from .feature_set import DEFAULT_FEATURES, FEATURES
 from .risk import RiskPolicy
-from .rules import RULES, WEIGHT_RULES
+from .rules import POSITION_RULES, WEIGHT_RULES
 from .ssm import ConfigError
 
 # %% ../nbs/07_config.ipynb #3cd469aa
@@ -108,9 +108,9 @@ _Check = tuple[Callable[[Any], Any], str]  # what must hold for a value, and how
 def _check_values(
     section: object,  # a section of the configuration, its types converted
     where: str,  # its name
-    rules: Mapping[str, _Check],  # by field
+    checks: Mapping[str, _Check],  # by field
 ) -> None:  # raises ConfigError naming the key, the value and what is allowed
-    for name, (holds, what) in rules.items():
+    for name, (holds, what) in checks.items():
         if not holds(getattr(section, name)):
             raise ConfigError(f"{where}.{name} is {getattr(section, name)!r}: it must be {what}")
 
@@ -176,14 +176,14 @@ class FoldConfig:
 
     def __post_init__(self) -> None:
         _convert_fields(self, "folds", {"test_start": "start", "test_end": "end"})
-        rules: dict[str, _Check] = {
+        checks: dict[str, _Check] = {
             "test_start": (bool, "a date"),
             "test_end": (bool, "a date"),
             "years": _POSITIVE,
             "embargo": (lambda v: v >= 0, "0 or more sessions"),
             "valid_fraction": (lambda v: 0 < v < 1, "a share between 0 and 1, such as 0.15"),
         }
-        _check_values(self, "folds", rules)
+        _check_values(self, "folds", checks)
         if self.test_start > self.test_end:
             raise ConfigError(
                 f"folds.test_end {self.test_end} is before folds.test_start "
@@ -209,7 +209,7 @@ LEARNER_NAMES = (  # models that are trained
     "boosting",
     "ridge",
 )
-RULE_NAMES = (*RULES, *WEIGHT_RULES, "index")  # classical rules and benchmarks
+RULE_NAMES = (*POSITION_RULES, *WEIGHT_RULES, "index")  # classical rules and benchmarks
 
 # %% ../nbs/07_config.ipynb #943ca6db
 @dataclass(frozen=True)
@@ -255,13 +255,13 @@ class TrainConfig:
         _convert_fields(self, "train")
         positive = ("epochs", "stride", "batch_size", "threads", "learning_rate")
         below = f"0 or more and below train.window, {self.window}"
-        rules: dict[str, _Check] = {
+        checks: dict[str, _Check] = {
             **dict.fromkeys(positive, _POSITIVE),
             "window": (lambda v: v > 1, "at least 2 sessions"),
             "warm_up": (lambda v: 0 <= v < self.window, below),
             "seeds": (lambda v: v and min(v) >= 0, "a list of whole numbers, 0 or above"),
         }
-        _check_values(self, "train", rules)
+        _check_values(self, "train", checks)
 
 # %% ../nbs/07_config.ipynb #3224f8ea
 @dataclass(frozen=True)
@@ -284,13 +284,13 @@ class TradeConfig:
             lambda v: v is None or 0 <= v <= 2,
             "a yearly fraction in [0, 2], such as 0.01",
         )
-        rules: dict[str, _Check] = {
+        checks: dict[str, _Check] = {
             "bps": (lambda v: v is None or 0 <= v < 1e4, "in basis points, such as 5"),
             "borrow": rate,
             "financing": rate,
             "delisting_return": (lambda v: v is None or v >= -1, "a fraction, -1 or above"),
         }
-        _check_values(self, "costs", rules)
+        _check_values(self, "costs", checks)
 
     @property
     def fraction(self) -> float | None:

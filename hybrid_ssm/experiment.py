@@ -783,7 +783,13 @@ def _conclude(
 
 # %% ../nbs/08_experiment.ipynb #69332a0c
 class Experiment:
-    "A walk-forward comparison of all strategies under one configuration."
+    """A walk-forward comparison of all strategies under one configuration.
+
+    Parameters
+    ----------
+    config : Config
+        What is run; see `read_config` and `parse_config`.
+    """
 
     def __init__(
         self,
@@ -793,19 +799,56 @@ class Experiment:
 
     @classmethod
     def from_file(cls, source: str | Path) -> "Experiment":
-        "An experiment from a TOML file or from the name of a configuration in the package."
+        """An experiment from a TOML file or from the name of a configuration in the package.
+
+        Parameters
+        ----------
+        source : str or Path
+            A TOML file, or `'demo'` or `'futures'`.
+
+        Returns
+        -------
+        Experiment
+
+        Raises
+        ------
+        ConfigError
+            Where there is no such file, or a key or a value of it is unknown.
+        """
         return cls(read_config(source))
 
     def run(
         self,
-        out: str | Path = "runs",  # folder of all runs
-        resume: bool
-        | str = False,  # go on with the newest run of this configuration, or a run's id
-        progress: bool = True,  # show progress bars
-    ) -> (
+        out: str | Path = "runs",
+        resume: bool | str = False,
+        progress: bool = True,
+    ) -> ExperimentResult:
+        """Load, walk forward and trade; everything is written below `out`.
+
+        Parameters
+        ----------
+        out : str or Path
+            Folder of all runs; each run gets a folder in it.
+        resume : bool or str
+            Go on with the newest run of this configuration, or with the run of this name.
+        progress : bool
+            Show progress bars.
+
+        Returns
+        -------
         ExperimentResult
-    ):  # raises DataError, ConfigError; KeyboardInterrupt if no fold is finished
-        "Load, walk forward and trade; everything is written below `out`."
+            The league table, what it was made of, and the folder of the run. The page is written
+            by `hybrid_ssm.summary.make_report`.
+
+        Raises
+        ------
+        DataError
+            Where the data are not what the configuration needs.
+        ConfigError
+            Where the configuration cannot be run on them, or there is nothing to resume.
+        KeyboardInterrupt
+            On Ctrl-C before a fold is finished.
+        """
         config, began = self.config, time.perf_counter()
         check_models(config)
         data = load_experiment(config)
