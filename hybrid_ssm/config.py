@@ -22,12 +22,11 @@ import numpy as np
 
 # %% ../nbs/07_config.ipynb #fa33432a
 from .checks import FILE_OPTIONS, Checks
-from .core import did_you_mean
+from .core import ConfigError, did_you_mean
 from .data import DataError, parse_day
 from .feature_set import DEFAULT_FEATURES, FEATURES
 from .risk import RiskPolicy
 from .rules import POSITION_RULES, WEIGHT_RULES
-from .ssm import ConfigError
 
 # %% ../nbs/07_config.ipynb #3cd469aa
 _TYPE_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

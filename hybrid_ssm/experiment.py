@@ -29,7 +29,7 @@ import torch
 from tqdm.auto import tqdm
 
 # %% ../nbs/08_experiment.ipynb #00e410ef
-from .backtest import BacktestResult, RuinError, backtest
+from .backtest import BacktestResult, RuinError, run_backtest
 from hybrid_ssm.baselines import (
     BoostingBaseline,
     DLinearBaseline,
@@ -43,7 +43,7 @@ from hybrid_ssm.baselines import (
 from .calendars import align
 from .calibration import check_calibratable, fit_calibration
 from .config import Config, DataConfig, TradeConfig, read_config
-from .core import write_atomic
+from .core import ConfigError, write_atomic
 from .data import Bars, DataError
 from hybrid_ssm.forecast import (
     Forecast,
@@ -68,7 +68,6 @@ from hybrid_ssm.rules import (
 )
 from .sources import instrument_costs, load_bars
 from .splits import Fold, usable, walk_forward
-from .ssm import ConfigError
 from .trainer import ModelTrainer, versions
 from .trials import register_trial
 
@@ -549,7 +548,7 @@ def run_backtests(
         costs = instrument_costs(bars, c.fraction) * cost_multiple
         bars = bars.window(frame.index[0], frame.index[-1])
         try:
-            out[label] = backtest(
+            out[label] = run_backtest(
                 frame,
                 bars,
                 costs=costs,

@@ -30,7 +30,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
-from .core import SESSIONS_PER_YEAR
+from .core import SESSIONS_PER_YEAR, HybridSSMError
 from .data import periods_per_year
 
 # %% ../nbs/06b_figures.ipynb #6a183d6b
@@ -210,7 +210,7 @@ def _edges(
     return np.append(start, start[-1] + 1)
 
 # %% ../nbs/06b_figures.ipynb #1b09bdf2
-class FigureError(ValueError):
+class FigureError(HybridSSMError, ValueError):
     "Data that cannot be drawn."
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .core import write_atomic
+from .core import HybridSSMError, write_atomic
 from .figures import Picture, figure_png, figure_svg
 
 # %% ../nbs/06c_report.ipynb #1b66e395
@@ -141,7 +141,7 @@ def clean_html(
     return "".join(parser.out + [f"</{tag}>" for tag in reversed(parser.open)])
 
 # %% ../nbs/06c_report.ipynb #56a7d4e7
-class ReportError(ValueError):
+class ReportError(HybridSSMError, ValueError):
     "Something that cannot be put on a page."
 
 
