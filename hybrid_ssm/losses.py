@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from .costs import cost_of, roll_cost
-from .ssm import ConfigError, ModelInputError
+from .ssm import ModelInputError
+from .core import ConfigError
 from hybrid_ssm.student import (
     student_crps,
     student_log_cdf,

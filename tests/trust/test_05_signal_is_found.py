@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hybrid_ssm.backtest import backtest
+from hybrid_ssm.backtest import run_backtest
+from hybrid_ssm.features import feature
 from hybrid_ssm.feature_set import FEATURES
-from hybrid_ssm.features import Feature
 from hybrid_ssm.handler import FinancialDataHandler
 from hybrid_ssm.hybrid import HybridFinancialModel
 from hybrid_ssm.metrics import sharpe
@@ -62,7 +62,7 @@ def learnt(market, seed, plant):
 
 def held(positions, market):
     "The books of the later sessions, every opinion sized alike"
-    return backtest(inverse_volatility(positions, market.bars), market.bars).window(market.bars.sessions[LEARNT])
+    return run_backtest(inverse_volatility(positions, market.bars), market.bars).window(market.bars.sessions[LEARNT])
 
 
 def judge(kind, seeds, plant):
