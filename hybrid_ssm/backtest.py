@@ -8,145 +8,42 @@ __all__ = ['RuinError', 'BacktestResult', 'backtest']
 # %% ../nbs/06_backtest.ipynb #34889504
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from .core import DAYS_PER_YEAR, HybridSSMError, did_you_mean
 from .costs import cost_of, roll_cost
-from .data import Bars, DataError, parse_day, periods_per_year
-from .core import DAYS_PER_YEAR, did_you_mean
+from .data import Bars, DataError, Day, parse_day, periods_per_year
+from .sizing import check_table, table_rows
 from .sources import Costs, check_one_currency, instrument_costs
 
 # %% ../nbs/06_backtest.ipynb #4e1baac9
-def _weight_frame(weights, bars):
-    if not isinstance(bars, Bars):
-        raise DataError(
-            f"bars are a {type(bars).__name__}, not Bars: a table of closes becomes "
-            "Bars(close) (hybrid_ssm.data), with costs=... given to backtest"
-        )
+def _weight_table(weights: Any, bars: Bars) -> pd.DataFrame:
+    "The weights as a checked table; a Series with the name of a symbol becomes one column."
     if isinstance(weights, pd.Series) and not isinstance(weights.index, pd.MultiIndex):
-        if weights.name not in bars.symbols:
+        if isinstance(bars, Bars) and weights.name not in bars.symbols:
             raise DataError(
                 f"weights are a Series named {weights.name!r}, which is no symbol of "
                 f"the bars: weights.rename('{bars.symbols[0]}') says whose they are"
             )
-        return weights.to_frame()
-    if not isinstance(weights, (pd.DataFrame, pd.Series)):
-        raise DataError(
-            f"weights are a {type(weights).__name__}: give a DataFrame, sessions x "
-            "symbols, e.g. pd.DataFrame(weights, bars.sessions, bars.symbols)"
-        )
-    if isinstance(weights.index, pd.MultiIndex) or isinstance(weights.columns, pd.MultiIndex):
-        raise DataError(
-            "weights have an index of several levels: one row per session and one "
-            "column per symbol, e.g. weights['weight'].unstack('symbol')"
-        )
+        weights = weights.to_frame()
+    check_table(weights, "weights")
     return weights
 
 
-def _check_symbols(names, bars):
-    if not len(names):
-        raise DataError("weights have no column: give one per symbol")
-    for name in names:
-        if not isinstance(name, str):
-            raise DataError(
-                f"weights have a column {name!r} ({type(name).__name__}), no symbol: "
-                "weights.set_axis([...], axis=1) with names of the bars, such as "
-                f"'{bars.symbols[0]}'",
-                value=name,
-            )
-        if name not in bars.symbols:
-            raise DataError(
-                f"weights name '{name}', which the bars do not have: {did_you_mean(name, bars.symbols)}",
-                symbol=name,
-            )
-    for name in names[names.duplicated()]:
-        raise DataError(
-            f"weights have several columns '{name}': keep one, or add them up with "
-            "weights.T.groupby(level=0).sum().T",
-            symbol=name,
-        )
-
-# %% ../nbs/06_backtest.ipynb #ba6fe795
-def _undated(index):
-    if isinstance(index, pd.PeriodIndex):
-        if index.freqstr == "D":
-            return "are dated by periods: weights.set_axis(weights.index.to_timestamp())"
-        return (
-            f"are dated by periods such as {index[0]}, not by the session that decides: for "
-            "its last one, weights.set_axis(pd.Series(bars.sessions).groupby("
-            f"bars.sessions.to_period('{index.freqstr}')).max()[weights.index])"
-        )
-    if pd.api.types.is_numeric_dtype(index):
-        if index.min() > 19000000:
-            return (
-                f"have numbers such as {index[0]} for dates: "
-                "weights.set_axis(pd.to_datetime(weights.index.astype(str)))"
-            )
-        return (
-            "are numbered, not dated: if the rows are the sessions of the bars, "
-            "weights.set_axis(bars.sessions)"
-        )
-    return (
-        f"are dated by text or objects ({index[0]!r}): "
-        "weights.set_axis(pd.to_datetime(weights.index))"
+def _weight_rows(weights: pd.DataFrame, bars: Bars, rebalance: str) -> np.ndarray:
+    "Position of each row in the sessions of the bars; a row per session where each is traded."
+    remedy = (
+        ", and every session is traded: rebalance='given' trades at the dates given and holds "
+        "the units in between, rebalance='month' at the last session of each month"
     )
-
-
-def _date_fault(index):
-    if not isinstance(index, pd.DatetimeIndex):
-        return _undated(index)
-    if index.hasnans:
-        return f"have no date in row {np.flatnonzero(index.isna())[0]}: date it, or drop it"
-    if index.tz is not None:
-        return f"have the time zone {index.tz}, sessions have none: weights.tz_localize(None)"
-    timed = index[index != index.normalize()]
-    if len(timed):
-        return (
-            f"have a time of day, {timed[0]}, sessions have none: "
-            "weights.set_axis(weights.index.normalize())"
-        )
-    if index.has_duplicates:
-        return (
-            f"have several rows for {index[index.duplicated()][0]:%Y-%m-%d}: keep one, e.g. "
-            "weights[~weights.index.duplicated(keep='last')]"
-        )
-    if not index.is_monotonic_increasing:
-        late = index[1:][index[1:] < index[:-1]][0]
-        return f"are not in order, {late:%Y-%m-%d} follows a later date: weights.sort_index()"
-    return None
+    return table_rows(weights, bars, "weights", gaps=remedy if rebalance == "session" else None)
 
 # %% ../nbs/06_backtest.ipynb #ff62523e
-def _rows(index, bars, rebalance):
-    fault = _date_fault(index) if len(index) else "have no row: give one per decision"
-    if fault:
-        raise DataError(f"weights {fault}", column="date")
-    where = bars.sessions.get_indexer(index)
-    if (where < 0).any():
-        raise DataError(
-            f"weights have a row for {index[where < 0][0]:%Y-%m-%d}, which is no "
-            f"session of the bars ({bars.sessions[0]:%Y-%m-%d} to "
-            f"{bars.sessions[-1]:%Y-%m-%d}): date a row by the session that decides it"
-        )
-    holes = np.flatnonzero(np.diff(where) != 1)
-    if rebalance == "session" and len(holes):
-        hole = bars.sessions[where[holes[0]] + 1]
-        raise DataError(
-            f"weights have no row for session {hole:%Y-%m-%d}, and every session is "
-            "traded: rebalance='given' trades at the dates given and holds the units "
-            "in between, rebalance='month' at the last session of each month"
-        )
-    return where
-
-
-def _values(weights):
-    for name, kind in weights.dtypes.items():
-        if not pd.api.types.is_numeric_dtype(kind):
-            raise DataError(
-                f"weights of '{name}' are of type {kind}, not numbers: weights.astype(float)",
-                symbol=name,
-            )
+def _weight_values(weights: pd.DataFrame) -> np.ndarray:
+    "The weights as numbers; raises DataError for what is not finite."
     values = weights.to_numpy(dtype=float, na_value=np.nan)
     for t, i in np.argwhere(~np.isfinite(values))[:1]:
         raise DataError(
@@ -382,7 +279,7 @@ def _rolls(bars, names, close, span):
 
 # %% ../nbs/06_backtest.ipynb #1f311134
 def _tape(weights, bars, rows, fill, rebalance, terms):
-    names, values = weights.columns, _values(weights)
+    names, values = weights.columns, _weight_values(weights)
     close = bars.close[names].to_numpy(dtype=float)
     check_one_currency(bars.select(list(names)))
     _check_closes(bars, names, close)
@@ -563,11 +460,9 @@ def backtest(
     ):
         if value not in known:
             raise DataError(f"{name}={value!r} is unknown: choose {', '.join(map(repr, known))}")
-    weights = _weight_frame(weights, bars)
-    names = weights.columns
-    _check_symbols(names, bars)
+    weights = _weight_table(weights, bars)
+    names, rows = weights.columns, _weight_rows(weights, bars, rebalance)
     chosen = bars if names.equals(bars.symbols) else bars.select(list(names))
-    rows = _rows(weights.index, bars, rebalance)
     terms = dict(borrow=borrow, financing=financing, delisting_return=delisting_return)
     days, tape = _tape(weights, bars, rows, fill, rebalance, terms)
     fraction = instrument_costs(chosen, costs).to_numpy()

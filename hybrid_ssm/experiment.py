@@ -43,14 +43,15 @@ from hybrid_ssm.baselines import (
     SSMBaseline,
     TransformerBaseline,
     VSNLSTMBaseline,
+    equal_parameters,
+)
+from .rules import macd_rule, ewmac_rule
+from hybrid_ssm.rules import (
     blend,
     buy_and_hold,
     carry,
-    equal_parameters,
     equal_weight,
-    ewmac,
     long_only,
-    macd,
     rotated_blend,
     tsmom,
 )
@@ -62,12 +63,11 @@ from hybrid_ssm.calibration import (
     pit,
     reliability,
 )
-from .data import Bars, DataError, parse_day, periods_per_year
-from .calendars import align_bars
+from .data import Bars, DataError, align_bars, parse_day, periods_per_year
 from .checks import FILE_OPTIONS, Checks
 from .core import did_you_mean, write_atomic
 from .sources import instrument_costs, load_bars
-from .features import DEFAULT_FEATURES, FEATURES
+from .feature_set import DEFAULT_FEATURES, FEATURES
 from hybrid_ssm.figures import (
     attention_figure,
     calibration_figure,
@@ -546,8 +546,8 @@ STRATEGIES = {
     "ridge": Strategy("ridge", lambda c: RidgeBaseline(len(c.features)), trained=True),
     "tsmom": _rule("TSMOM", tsmom),
     "long_only": _rule("long only", long_only),
-    "macd": _rule("MACD", macd),
-    "ewmac": _rule("EWMAC", ewmac),
+    "macd": _rule("MACD", macd_rule),
+    "ewmac": _rule("EWMAC", ewmac_rule),
     "carry": _rule("carry", carry, needs="carry"),
     "blend": _rule("blend", blend, needs="carry"),
     "rotated_blend": _rule("rotated blend", rotated_blend, needs="carry"),
@@ -643,7 +643,7 @@ def _index_bars(
     name = data.benchmark
     try:
         index = universe.select([name]) if name in universe.symbols else load([name])
-        return align_bars(index, universe)
+        return align(index, universe)
     except DataError as error:
         raise DataError(
             f"the benchmark '{name}' cannot be loaded from '{data.source}' on the "

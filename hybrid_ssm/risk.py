@@ -14,16 +14,17 @@ import numpy as np
 import pandas as pd
 
 from .data import Bars, DataError, prices_per_year
-from .core import did_you_mean
 from .forecast import Forecast
 from hybrid_ssm.sizing import (
     as_known,
+    check_table,
     close_groups,
     correlations,
     no_trade_band,
     portfolio_variance,
     previous,
     realised_variance,
+    table_rows,
     variance_correction,
     volatility_scale,
 )
@@ -31,71 +32,28 @@ from .targets import known_at_close, volatility
 
 # %% ../nbs/05b_risk.ipynb #24ee482f
 class PolicyError(ValueError):
-    "A risk policy that cannot be followed, or an opinion it cannot size."
+    "A risk policy that cannot be followed, or a signal it cannot size."
 
 
-def _index_fault(index):
-    "What is wrong with the dates of a table of positions, and the remedy; empty = nothing."
-    if not isinstance(index, pd.DatetimeIndex):
-        return (
-            f"have rows named {index[0]!r}, which are no dates: set positions.index = "
-            "pd.to_datetime(positions.index)"
-        )
-    if index.tz is not None:
-        return (
-            f"have dates in the zone {index.tz}: set positions.index = "
-            "positions.index.tz_localize(None).normalize()"
-        )
-    if index.hasnans:
-        return "have a row without a date: drop it, positions[positions.index.notna()]"
-    if not index.is_unique:
-        return (
-            f"have two rows for {index[index.duplicated()][0]:%Y-%m-%d}: keep one, such as "
-            "positions.groupby(level=0).last()"
-        )
-    return "" if index.is_monotonic_increasing else "are not in order: use positions.sort_index()"
-
-
-def _check_table(positions):
-    "Raise DataError for what is not a table of numbers, sessions x symbols."
-    if not isinstance(positions, pd.DataFrame):
-        how = (
-            "positions.to_frame('SPY')"
-            if isinstance(positions, pd.Series)
-            else "pd.DataFrame(values, bars.sessions, bars.symbols)"
-        )
-        raise DataError(
-            f"positions are a {type(positions).__name__}: give a table with a row per "
-            f"session and a column per symbol, such as {how}"
-        )
-    if not positions.size:
-        raise DataError(
-            f"positions are empty {positions.shape}: give at least one session and one symbol"
-        )
-    if fault := _index_fault(positions.index):
-        raise DataError(f"positions {fault}")
-    for name in positions.columns[positions.columns.duplicated()][:1]:
-        raise DataError(f"positions have two columns '{name}': keep one of them", symbol=name)
-    for name, kind in positions.dtypes.items():
-        if not pd.api.types.is_numeric_dtype(kind) or kind.kind == "c":
-            raise DataError(
-                f"positions of '{name}' are of type {kind}: give numbers in [-1, 1], "
-                "positions.astype(float)",
-                symbol=name,
-            )
-    for t, i in np.argwhere(np.isinf(positions.to_numpy(dtype=float, na_value=np.nan)))[:1]:
+def _check_positions(positions: Any) -> None:
+    "Refuse what is no table of finite numbers; NaN = no signal."
+    check_table(positions, "positions")
+    values = positions.to_numpy(dtype=float, na_value=np.nan)
+    for t, i in np.argwhere(np.isinf(values))[:1]:
         raise DataError(
             f"position of '{positions.columns[i]}' on {positions.index[t]:%Y-%m-%d} is "
-            f"{positions.iat[t, i]}: give a number in [-1, 1], or NaN for no opinion"
+            f"{values[t, i]}: give a number in [-1, 1], or NaN for no signal"
         )
 
 # %% ../nbs/05b_risk.ipynb #51aa50f5
 def signal(
-    forecast: Forecast | pd.DataFrame,  # what a model said, or just its positions
+    forecast: Forecast | pd.DataFrame,  # a model's forecast, or its positions alone
     signal: str = "position",  # 'position', or 'law' for 2 P(r > 0) - 1
     horizon: int = 1,  # horizon of the law, sessions
-) -> pd.DataFrame:  # sessions x symbols in [-1, 1], NaN = no opinion; DataError or PolicyError else
-    "What a forecast thinks of each symbol, as a share of its risk budget."
+) -> (
+    pd.DataFrame
+):  # sessions x symbols in [-1, 1], NaN = no signal; raises DataError or PolicyError
+    "The signal of each symbol, as a share of its risk budget."
     if signal == "law":
         if not isinstance(forecast, Forecast) or not forecast.horizons:
             raise PolicyError(
@@ -104,11 +62,12 @@ def signal(
             )
         return 2 * forecast.direction(horizon) - 1
     out = forecast.position if isinstance(forecast, Forecast) else forecast
-    _check_table(out)
-    for t, i in np.argwhere((out.astype(float).abs() > 1 + 1e-6).to_numpy())[:1]:
+    _check_positions(out)
+    values = out.to_numpy(dtype=float, na_value=np.nan)
+    for t, i in np.argwhere(np.abs(values) > 1 + 1e-6)[:1]:
         raise PolicyError(
             f"position of '{out.columns[i]}' on {out.index[t]:%Y-%m-%d} is "
-            f"{out.iat[t, i]:.3g}: positions lie in [-1, 1], rescale or clip it"
+            f"{values[t, i]:.3g}: positions lie in [-1, 1], rescale or clip it"
         )
     return out
 
@@ -116,34 +75,16 @@ def signal(
 MAX_STALE_SESSIONS = 10  # sessions an order stands without a price
 
 
-def _aligned(positions, bars):
-    _check_table(positions)
-    if not isinstance(bars, Bars):
-        raise DataError(
-            f"bars are a {type(bars).__name__}: give Bars, such as "
-            "Bars(close=prices) or load_bars(...)"
-        )
-    for symbol in positions.columns.difference(bars.symbols):
-        raise DataError(
-            f"positions name '{symbol}', which the bars do not have: "
-            f"{did_you_mean(symbol, bars.symbols)}",
-            symbol=symbol,
-        )
-    where = bars.sessions.get_indexer(positions.index)
-    for day in positions.index[where < 0][:1]:
-        raise DataError(
-            f"positions have a row for {day:%Y-%m-%d}, which is no session of the "
-            f"bars ({bars.sessions[0]:%Y-%m-%d} to {bars.sessions[-1]:%Y-%m-%d})"
-        )
-    for t in np.flatnonzero(np.diff(where) != 1)[:1]:
-        raise DataError(
-            f"positions have no row for session {bars.sessions[where[t] + 1]:%Y-%m-%d}"
-            ": give one row per session, such as positions.reindex(bars.sessions)"
-        )
+def _aligned(positions: pd.DataFrame, bars: Bars) -> Bars:
+    "The bars of exactly these symbols; raises DataError unless there is a row for every session."
+    _check_positions(positions)
+    remedy = ": give one row per session, such as positions.reindex(bars.sessions)"
+    table_rows(positions, bars, "positions", gaps=remedy)
     return bars.select(list(positions.columns))
 
 
-def _rows(frame):  # one memory layout, so that a sum over symbols rounds the same way always
+def _rows(frame: pd.DataFrame) -> np.ndarray:
+    "Values in one memory layout, so that a sum over symbols always rounds the same way."
     return np.ascontiguousarray(frame.to_numpy(dtype=float))
 
 # %% ../nbs/05b_risk.ipynb #888b67ef

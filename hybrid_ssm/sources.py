@@ -16,20 +16,20 @@ from hybrid_ssm.data import (
     Day,
     Failure,
     Instruments,
-    _ALIASES,
-    _asked,
-    _check_dates,
-    _span,
-    _wanted,
+    symbol_names,
+    check_sessions,
+    parse_span,
+    choose_symbols,
     parse_day,
 )
+from .files import _ALIASES
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from pathlib import Path
 from numbers import Real
 from collections.abc import Sequence
-from .files import _checks_of, file_bars
+from .files import file_bars
 from .checks import checked
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +43,9 @@ from dataclasses import replace
 import threading
 import time
 import warnings
+from .files import read_instruments, read_long
+from typing import Any
+from .checks import Checks
 
 # %% ../nbs/00d_sources.ipynb #2a6848e6
 SAMPLE_SECTORS = {
@@ -117,24 +120,28 @@ def sample_bars(
     | None = None,  # of SAMPLE_STOCKS and SAMPLE_INDICES; None = the 20 stocks
     start: Day = None,  # first day, from 1990-01-02
     end: Day = None,  # last day, inclusive, to 2022-12-28
-    instruments: Instruments = None,  # instead of the sample's own table
-    **checks: object,  # calendar, strict, accept, repair, now: see Checks
+    instruments: Instruments | str | Path = None,  # instead of the sample's own table
+    checks: Checks | None = None,  # how strictly; or by keywords
+    **options: Any,  # calendar, strict, accept, repair, now: see Checks
 ) -> Bars:  # stocks have closes only; indices open, high, low, volume from 1999 to 2018
     "Real prices, offline: 20 large caps (survivors) and two indices."
     tables = _sample_tables()
     wanted = (
-        _wanted(symbols, list(tables["close"].columns))
+        choose_symbols(symbols, list(tables["close"].columns))
         if symbols is not None
         else list(SAMPLE_STOCKS)
     )
     close = tables["close"][wanted].dropna(how="all")
     given = {n: f.loc[close.index, wanted] for n, f in tables.items()}
     given = {n: f for n, f in given.items() if f.notna().any().any()}
-    bars = Bars(**given, instruments=_sample_instruments() if instruments is None else instruments)
+    bars = Bars(
+        **given,
+        instruments=_sample_instruments() if instruments is None else read_instruments(instruments),
+    )
     bars = bars.window(start, end)
     stocks, index = set(wanted) & set(SAMPLE_STOCKS), set(wanted) & set(SAMPLE_INDICES)
     notes = [SURVIVORSHIP] * bool(stocks) + [PRICE_INDEX] * bool(index)
-    bars = checked(bars, **checks)
+    bars = checked(bars, checks, **options)
     return replace(
         bars,
         provenance=bars.provenance
@@ -202,7 +209,7 @@ def _rate_table(
         raise DataError(f"rates are a {type(rates).__name__}: {way}", rule="no rates")
     if absent := [c for c in needed if c not in rates]:
         raise DataError(f"no rate for {', '.join(absent)}: {way}", rule="no rates", value=absent[0])
-    _check_dates(rates.index, "days of the rates", "give one row per day, frame.tz_localize(None)")
+    check_sessions(rates.index, "days of the rates", "rates")
     raw = rates[list(needed)]
     rates = raw.apply(pd.to_numeric, errors="coerce").astype(float)
     wrong = raw.notna().to_numpy() & ~((rates > 0) & np.isfinite(rates)).to_numpy()
@@ -309,7 +316,7 @@ def to_currency(
     moved = given != currency
     new = {
         n: f.where(~moved, _converted(n, f, factor, bars.observed), axis=1)
-        for n, f in (bars._tables() | bars.extras).items()
+        for n, f in (bars.tables | bars.extras).items()
     }
     extras = {n: new.pop(n) for n in bars.extras}
     note = (
@@ -327,10 +334,12 @@ def to_currency(
 # %% ../nbs/00d_sources.ipynb #mo000009
 def as_bars(
     prices: Bars | pd.DataFrame,  # bars, closes as sessions x symbols, or a long table
-    instruments: Instruments = None,  # as for `load_bars`; None = those of the bars
-    **checks: object,  # of a table: see Checks
+    instruments: Instruments | str | Path = None,  # as for `load_bars`; None = those of the bars
+    checks: Checks | None = None,  # of a table; or by keywords
+    **options: Any,  # of a table: see Checks
 ) -> Bars:  # the same Bars, or checked ones; raises DataError
     "`Bars` of what is nearly one."
+    instruments = read_instruments(instruments)
     if isinstance(prices, Bars):
         return prices if instruments is None else replace(prices, instruments=instruments)
     if isinstance(prices, pd.Series):
@@ -349,10 +358,10 @@ def as_bars(
         )
     names = [str(c).strip().lower() for c in prices.columns]
     if {"symbol", "close", "date"} & {_ALIASES.get(n, n) for n in names}:
-        return Bars.from_long(prices, instruments, **checks)
+        return read_long(prices, instruments, checks, **options)
     bare = lambda index: index.set_names([None] * index.nlevels)
     plain = prices.set_axis(bare(prices.columns), axis=1).set_axis(bare(prices.index))
-    return checked(Bars(plain, instruments=instruments), **checks)
+    return checked(Bars(plain, instruments=instruments), checks, **options)
 
 # %% ../nbs/00d_sources.ipynb #680fecb2
 RAW_COLUMNS = ("date", "open", "high", "low", "close", "adj_close", "volume", "dividend", "split")
@@ -536,14 +545,17 @@ def assemble_bars(
     fetch: Callable,  # symbol -> RawBars; raises DataError with a rule such as 'unknown symbol'
     start: Day = None,  # first day
     end: Day = None,  # last day, inclusive; None = the last one that is complete for all
-    instruments: Instruments = None,  # None = the source's currency and an assumed STOCK_COST
+    instruments: Instruments
+    | str
+    | Path = None,  # None = the source's currency and an assumed STOCK_COST
     partial: bool = False,  # True = go on with fewer symbols, with a warning and `.missing`
     provenance: Mapping | None = None,  # source, fetched, ...
-    **checks: object,  # repair, accept, strict, ...: see Checks
+    checks: Checks | None = None,  # how strictly; or by keywords
+    **options: Any,  # repair, accept, strict, ...: see Checks
 ) -> Bars:  # total-return prices; DataError with every symbol that is missing
     "Bars out of single symbols: all of them, or named what is missing."
-    first, last = _span(start, end)
-    raws, errors = _gather(_wanted(symbols, None), fetch)
+    first, last = parse_span(start, end)
+    raws, errors = _gather(choose_symbols(symbols, None), fetch)
     stop = last or min((r.complete for r in raws), default=None)
     parts = {r.symbol: adjust(r, stop) for r in raws}
     parts = {s: p if first is None else p[p["date"] >= first] for s, p in parts.items()}
@@ -561,7 +573,7 @@ def assemble_bars(
             {"symbol": names, "currency": [r.currency for r in raws], "cost_fraction": STOCK_COST}
         )
     frame = pd.concat([parts[s] for s in names])
-    bars = Bars.from_long(frame, instruments, **checks).select(names)
+    bars = read_long(frame, instruments, checks, **options).select(names)
     notes = _remarks(raws, stop if last is None else None)
     return _with_provenance(bars, provenance, _partial_note(errors), notes)
 
@@ -703,10 +715,10 @@ def yahoo_bars(
     session: object = None,  # a requests or curl_cffi session, e.g. with a proxy
     pauses: Sequence[float] = (2.0, 10.0, 30.0),  # seconds to wait before each further try
     partial: bool = False,  # True = go on with fewer symbols, with a warning and `.missing`
-    **checks: object,  # repair, accept, strict, ...: see Checks
+    **options: Any,  # repair, accept, strict, ...: see Checks
 ) -> Bars:  # all symbols or DataError: no network, rate limited, unknown symbol, no data in range
     "Daily total-return prices from Yahoo."
-    first, _ = _span(start, end)
+    first, _ = parse_span(start, end)
     require("yfinance")
     return assemble_bars(
         SAMPLE_STOCKS if symbols is None else symbols,
@@ -720,7 +732,7 @@ def yahoo_bars(
             "notes": [DELISTED],
             "fetched": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         },
-        **checks,
+        **options,
     )
 
 # %% ../nbs/00d_sources.ipynb #3ea4e98b
@@ -771,7 +783,6 @@ def _ready_bars(
 ) -> Bars:  # selected, cut and checked; raises DataError
     bars = bars if symbols is None else bars.select(symbols)
     bars = bars if instruments is None else replace(bars, instruments=instruments)
-    _checks_of(options)
     return checked(bars.window(*span), **options)
 
 
@@ -783,12 +794,13 @@ def load_bars(
     end: Day = None,  # last day, inclusive
     source: object = "sample",  # 'sample', 'yahoo', a file (.parquet, .csv, ...), a DataFrame, a
     # `Bars`, {field: a wide table or its path}, or a store (has `.load`)
-    instruments: Instruments = None,  # sector, currency, cost_fraction, allow_negative by symbol
-    **options: object,  # of the reading and the checks (columns, decimal, accept, ...: FILE_OPTIONS),
+    instruments: Instruments | str | Path = None,  # sector, currency, cost_fraction by symbol
+    **options: Any,  # of the reading and the checks (columns, decimal, accept, ...: FILE_OPTIONS),
     # and of the source alone, e.g. partial=True with 'yahoo' or a store
 ) -> Bars:  # checked; raises DataError with every failure
     "Prices from the bundled sample, from Yahoo, from a store, from a file or from a table."
-    symbols = None if symbols is None else _asked(symbols)
+    symbols = None if symbols is None else symbol_names(symbols)
+    instruments = read_instruments(instruments)
     if hasattr(source, "load"):
         return source.load(symbols, start, end, instruments=instruments, **options)
     if isinstance(source, Bars):

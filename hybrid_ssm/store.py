@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .data import Bars, DataError, Day, Failure, Instruments, _wanted, parse_day
+from .data import Bars, DataError, Day, Failure, Instruments, choose_symbols, parse_day
 from .core import sync_folder, write_atomic
 from hybrid_ssm.sources import (
     DELISTED,
@@ -793,7 +793,7 @@ class SnapshotStore:
             with reading(self.path, self.lock_timeout) as (_, index):
                 wanted = sorted(s for s, f in index.items() if not f["final"])
         else:
-            wanted = _wanted(symbols, None)
+            wanted = choose_symbols(symbols, None)
         _, errors = _gather(wanted, lambda symbol: _renewed(self, symbol, refresh), True)
         if errors:
             raise type(errors[0])([f for e in errors for f in e.failures]) from errors[0]
@@ -802,7 +802,7 @@ class SnapshotStore:
     def retire(self, symbols: Sequence[str]) -> None:
         "Ask no more for these (delisted): what is stored is all; `update` by name undoes it."
         with changing(self.path, self.lock_timeout) as (database, index):
-            for symbol in _wanted(symbols, index):
+            for symbol in choose_symbols(symbols, index):
                 database.ask("UPDATE versions SET final=1 WHERE id=?", [index[symbol]["id"]])
 
     def clear(self, symbols: Sequence[str] | None = None) -> None:

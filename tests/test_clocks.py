@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from hybrid_ssm.data import Bars, DataError
 from hybrid_ssm.calendars import (
-    align_bars,
+    align,
     close_times,
     exchange_sessions,
-    resample_bars,
+    resample,
     same_day_known,
 )
-from hybrid_ssm.checks import data_warnings, validate
+from hybrid_ssm.checks import checked, data_warnings, validate
+from hybrid_ssm.files import read_long
 from hybrid_ssm.sources import load_bars, to_currency
 
 QUICK = settings(derandomize=True, deadline=None, max_examples=20)
@@ -54,18 +55,18 @@ def test_stamps_told_in_utc(zone, hour):
     utc = pd.Series(pd.to_datetime([t.astimezone(datetime.timezone.utc) for t in local]))
     for stamps in (utc, utc.astype(str), utc.dt.strftime("%Y-%m-%dT%H:%M:%SZ"), utc.astype(object)):
         if (utc.dt.hour > 0).any():  # midnight in UTC is a date: 9:00 in Tokyo
-            rules, text = refusal(lambda: Bars.from_long(long(stamps)))
+            rules, text = refusal(lambda: read_long(long(stamps)))
             assert "ambiguous time zone" in rules and "timezone='Europe/London'" in text
         table = pd.DataFrame({"symbol": ["X"], "timezone": [zone]})
         for options in ({"timezone": zone}, {"instruments": table}):
-            assert Bars.from_long(long(stamps), **options).sessions.equals(days.astype("datetime64[us]"))
+            assert read_long(long(stamps), **options).sessions.equals(days.astype("datetime64[us]"))
 
 
 def test_midnight_in_utc_is_a_date():
     days = pd.bdate_range("2015-01-01", periods=60)
     for stamps in (days.tz_localize("UTC"), days.tz_localize("UTC").astype(str)):
-        assert list(Bars.from_long(long(stamps)).sessions) == list(days)
-    assert refusal(lambda: Bars.from_long(long(days), timezone="Europe/Londn"))[0] == {"unknown time zone"}
+        assert list(read_long(long(stamps)).sessions) == list(days)
+    assert refusal(lambda: read_long(long(days), timezone="Europe/Londn"))[0] == {"unknown time zone"}
 
 
 @pytest.mark.parametrize("form", ["Z", " UTC", "+00", "+0000", "+00:00"])
@@ -74,11 +75,11 @@ def test_every_way_to_write_utc(form):
     for hour, rules in (("00:00:00", None), ("00:00", None), ("21:00:00", {"ambiguous time zone"})):
         stamps = [f"{d:%Y-%m-%d} {hour}{form}" for d in days]
         if rules is None:
-            assert list(Bars.from_long(long(stamps)).sessions) == list(days)
+            assert list(read_long(long(stamps)).sessions) == list(days)
         else:
-            assert refusal(lambda: Bars.from_long(long(stamps)))[0] == rules
+            assert refusal(lambda: read_long(long(stamps)))[0] == rules
     odd = [f"{d:%Y-%m-%d}T21Z" for d in days]
-    assert refusal(lambda: Bars.from_long(long(odd)))[0] == {"not a date"}
+    assert refusal(lambda: read_long(long(odd)))[0] == {"not a date"}
 
 
 def test_listing_dates():
@@ -98,15 +99,15 @@ def test_a_market_in_its_own_zone_needs_no_word():
     for first in ("2015-01-01", "2015-11-02"):
         days = pd.bdate_range(first, periods=60)
         stamps = (days + pd.Timedelta(hours=16.5)).tz_localize("Europe/London")
-        assert list(Bars.from_long(long(stamps)).sessions) == list(days)
+        assert list(read_long(long(stamps)).sessions) == list(days)
 
 
 def test_stamps_on_both_sides_of_midnight():
     "London midnights whose zone was thrown away: 23:00 of the day before in summer"
     days = pd.bdate_range("2015-01-01", periods=300)
     naive = days.tz_localize("Europe/London").tz_convert("UTC").tz_localize(None)
-    assert "ambiguous time zone" in refusal(lambda: Bars.from_long(long(naive)))[0]
-    rules, text = refusal(lambda: Bars.from_long(long(naive.normalize())))  # even the hours are gone
+    assert "ambiguous time zone" in refusal(lambda: read_long(long(naive)))[0]
+    rules, text = refusal(lambda: read_long(long(naive.normalize())))  # even the hours are gone
     assert rules == {"shifted weekdays"} and "Sundays in weeks without Friday" in text
 
 
@@ -114,26 +115,26 @@ def test_weekdays_that_moved():
     "Forward and back by a day is named; markets on other days are not"
     days = pd.bdate_range("2015-01-01", periods=120)
     for shift in (-1, 1):
-        assert "shifted weekdays" in refusal(lambda: Bars.from_long(long(days + pd.Timedelta(days=shift))))[0]
+        assert "shifted weekdays" in refusal(lambda: read_long(long(days + pd.Timedelta(days=shift))))[0]
     every = pd.date_range("2015-01-01", periods=120)
     sunday_too = every[every.day_of_week != 5]  # currencies from Sunday evening on
     saturday_too = every[every.day_of_week != 6]
     for good in (days, every, sunday_too, saturday_too, every[::7], pd.date_range("2015-01-04", periods=80, freq="W")):
         assert validate(Bars(pd.DataFrame({"X": walk(len(good))[:, 0]}, good))) == []
     sunday_to_thursday = exchange_sessions("XSAU", "2022", "2022").index
-    assert "shifted weekdays" in refusal(lambda: Bars.from_long(long(sunday_to_thursday)))[0]
-    assert Bars.from_long(long(sunday_to_thursday), calendar="XSAU").sessions.day_of_week.isin([6, 0, 1, 2, 3]).all()
+    assert "shifted weekdays" in refusal(lambda: read_long(long(sunday_to_thursday)))[0]
+    assert read_long(long(sunday_to_thursday), calendar="XSAU").sessions.day_of_week.isin([6, 0, 1, 2, 3]).all()
 
 
 def test_currency_candles():
     "A day that begins at 17:00 in New York and is stamped by its beginning; an hour of Sunday evening as a bar of its own"
     days = pd.bdate_range("2015-01-05", periods=100)
     begins = (days - pd.Timedelta(hours=7)).tz_localize("America/New_York").tz_convert("UTC")
-    assert "ambiguous time zone" in refusal(lambda: Bars.from_long(long(begins)))[0]
-    assert refusal(lambda: Bars.from_long(long(begins), timezone="America/New_York"))[0] == {"shifted weekdays"}
+    assert "ambiguous time zone" in refusal(lambda: read_long(long(begins)))[0]
+    assert refusal(lambda: read_long(long(begins), timezone="America/New_York"))[0] == {"shifted weekdays"}
     every = pd.date_range("2015-01-05", periods=100)
     every = every[every.day_of_week != 5]
-    bars = Bars.from_long(long(every).assign(volume=np.where(every.day_of_week == 6, 5e4, 1e6)))
+    bars = read_long(long(every).assign(volume=np.where(every.day_of_week == 6, 5e4, 1e6)))
     assert {(f.rule, f.remedy) for f in data_warnings(bars)} == {("weekend row", "an evening's trades? add them to Monday")}
 
 
@@ -141,7 +142,7 @@ def test_pounds_after_pence():
     "A London share whose source changes the unit within a week"
     frame = long(pd.bdate_range("2020-04-01", periods=30))
     frame["close"] *= np.where(np.arange(30) < 20, 12.0, 0.12)
-    assert refusal(lambda: Bars.from_long(frame))[0] == {"100x jump"}
+    assert refusal(lambda: read_long(frame))[0] == {"100x jump"}
 
 
 # Labels that are no days
@@ -150,20 +151,20 @@ def test_pounds_after_pence():
 def test_periods_are_no_sessions(freq):
     labels = pd.period_range("2015-01-01", periods=8, freq=freq)
     for dates in (labels, labels.astype(str)):
-        rules, text = refusal(lambda: Bars.from_long(long(pd.Series(dates))))
+        rules, text = refusal(lambda: read_long(long(pd.Series(dates))))
         assert rules <= {"not a date", "ambiguous date"} and "its last day" in text
     last = labels.end_time.normalize()
-    assert list(Bars.from_long(long(last)).sessions) == list(last)
+    assert list(read_long(long(last)).sessions) == list(last)
 
 
 def test_months_labelled_by_their_first_day():
     first = pd.date_range("2015-01-01", periods=12, freq="MS")
-    assert refusal(lambda: Bars.from_long(long(first)))[0] == {"period label"}
-    assert len(Bars.from_long(long(first), accept=["period label"]).sessions) == 12
+    assert refusal(lambda: read_long(long(first)))[0] == {"period label"}
+    assert len(read_long(long(first), accept=["period label"]).sessions) == 12
     for other in (pd.date_range("2015-01-01", periods=12, freq="BMS"), pd.date_range("2015-01-01", periods=12, freq="BME")):
-        Bars.from_long(long(other))
+        read_long(long(other))
     for day, expected in (("MON", ["maybe week label"]), ("FRI", [])):
-        bars = Bars.from_long(long(pd.date_range("2015-01-01", periods=12, freq=f"W-{day}")))
+        bars = read_long(long(pd.date_range("2015-01-01", periods=12, freq=f"W-{day}")))
         assert [f.rule for f in data_warnings(bars)] == expected
 
 
@@ -180,24 +181,24 @@ def test_counters_are_no_dates(unit):
     days = pd.bdate_range("2015-01-01", periods=5)
     counts = days.astype(f"datetime64[{unit}]").astype("int64")
     for dates in (counts, counts.astype(str), counts.astype(float)):
-        rules, text = refusal(lambda: Bars.from_long(long(dates)))
+        rules, text = refusal(lambda: read_long(long(dates)))
         assert rules <= {"not a date", "ambiguous date"} and ("unit='s'" in text or "date_format='unix" in text)
-    assert list(Bars.from_long(long(days.astype(f"datetime64[{unit}]"))).sessions) == list(days)
+    assert list(read_long(long(days.astype(f"datetime64[{unit}]"))).sessions) == list(days)
 
 
 def test_times_of_day():
     "16:00, half-days and the midnight that ends a day are the day's; several rows a day are named"
     days = pd.bdate_range("2015-01-01", periods=5)
     for hour in ("16:00", "13:00", "24:00", "20:00:00"):
-        assert list(Bars.from_long(long([f"{d:%Y-%m-%d} {hour}" for d in days])).sessions) == list(days)
+        assert list(read_long(long([f"{d:%Y-%m-%d} {hour}" for d in days])).sessions) == list(days)
     ends = [f"{d:%Y-%m-%d} 24:00+09:00" for d in days]
-    assert list(Bars.from_long(long(ends)).sessions) == list(days)
-    assert list(Bars.from_long(long(ends), timezone="Asia/Tokyo").sessions) == list(days + pd.Timedelta(days=1))
+    assert list(read_long(long(ends)).sessions) == list(days)
+    assert list(read_long(long(ends), timezone="Asia/Tokyo").sessions) == list(days + pd.Timedelta(days=1))
     hours = [f"{d:%Y-%m-%d} {h}:30" for d in days for h in range(10, 16)]
-    rules, text = refusal(lambda: Bars.from_long(long(hours)))
+    rules, text = refusal(lambda: read_long(long(hours)))
     assert rules == {"duplicate row"} and "of several a day" in text
     sunday = pd.bdate_range("2015-01-05", periods=60) - pd.Timedelta(hours=4)  # 20:00 of the evening before
-    assert refusal(lambda: Bars.from_long(long(sunday)))[0] == {"shifted weekdays"}
+    assert refusal(lambda: read_long(long(sunday)))[0] == {"shifted weekdays"}
 
 
 # Closing times
@@ -264,7 +265,7 @@ def test_slow_bars_are_not_noted_for_being_slow(freq):
 
 def test_missing_sessions_of_weekly_bars_are_none():
     known = exchange_sessions("XNYS", "2018", "2019").index
-    weekly = Bars(pd.DataFrame({"A": walk(len(known))[:, 0]}, known)).resample("W")
+    weekly = resample(Bars(pd.DataFrame({"A": walk(len(known))[:, 0]}, known)), "W")
     assert validate(weekly, calendar="XNYS") == []
 
 
@@ -273,7 +274,7 @@ def test_daily_beside_monthly_is_noted():
     both = pd.DataFrame(walk(260, 2), days, ["DAY", "MONTH"])
     both["MONTH"] = both["MONTH"].where(days.isin(pd.date_range("2015-01-01", periods=12, freq="BME")))
     found = [f for f in data_warnings(Bars(both)) if f.rule == "mixed frequencies"]
-    assert [f.symbol for f in found] == ["MONTH"] and "mixed frequencies" in Bars(both)._repr_html_()
+    assert [f.symbol for f in found] == ["MONTH"] and "mixed frequencies" in checked(Bars(both))._repr_html_()
 
 
 def test_years_that_a_calendar_does_not_know_are_noted():
@@ -352,22 +353,22 @@ def test_resampling_against_a_loop(bars, period):
     for row, day in enumerate(days):
         groups.setdefault(key(day, period), []).append(row)
     groups = list(groups.values())
-    found = resample_bars(bars, period, "keep")
+    found = resample(bars, period, "keep")
     assert list(found.sessions) == [bars.sessions[g[-1]] for g in groups]
-    for name, frame in (bars._tables() | bars.extras).items():
+    for name, frame in (bars.tables | bars.extras).items():
         for k, rows in enumerate(groups):
             for symbol in bars.symbols:
                 seen = [r for r in rows if bars.observed[symbol].iloc[r]]
                 cells = [float(frame[symbol].iloc[r]) for r in seen]
                 half = name in ("high", "low", "volume") and any(np.isnan(cells))
                 expected = np.nan if half else whole(name, [c for c in cells if not np.isnan(c)])
-                got = (found._tables() | found.extras)[name][symbol].iloc[k]
+                got = (found.tables | found.extras)[name][symbol].iloc[k]
                 np.testing.assert_allclose(got, expected, rtol=1e-12, atol=1e-14, err_msg=f"{name} {symbol} {k}")
     if over(days, period) or len(groups) > 1:
-        dropped = resample_bars(bars, period)
+        dropped = resample(bars, period)
         assert len(dropped.sessions) == len(groups) - (not over(days, period))
     else:
-        assert refusal(lambda: resample_bars(bars, period))[0] == {"empty range"}
+        assert refusal(lambda: resample(bars, period))[0] == {"empty range"}
 
 
 @QUICK
@@ -375,12 +376,12 @@ def test_resampling_against_a_loop(bars, period):
 def test_alignment_against_a_loop(bars, other):
     target = [d for d in other.sessions]
     if not set(target) & set(bars.sessions):
-        assert refusal(lambda: align_bars(bars, other))[0] == {"empty range"}
+        assert refusal(lambda: align(bars, other))[0] == {"empty range"}
         return
-    found = align_bars(bars, other)
+    found = align(bars, other)
     assert list(found.sessions) == target
     every = all(d in target for d in bars.sessions)
-    for name, frame in (bars._tables() | bars.extras).items():
+    for name, frame in (bars.tables | bars.extras).items():
         for symbol in bars.symbols:
             expected, since = {}, []
             for day in bars.sessions:
@@ -390,7 +391,7 @@ def test_alignment_against_a_loop(bars, other):
                     told = name in ("excess", "volume", "roll", "flag")
                     expected[day] = whole(name, since) if told and not every else value
                     since = []
-            got = (found._tables() | found.extras)[name][symbol]
+            got = (found.tables | found.extras)[name][symbol]
             np.testing.assert_allclose(got, [expected.get(d, np.nan) for d in target], rtol=1e-12, atol=1e-14)
 
 
@@ -403,12 +404,12 @@ def test_resampling_knows_no_future(bars, period, where):
     if (early.sessions.day_of_week > 4).any() != (bars.sessions.day_of_week > 4).any():
         return
     try:
-        short = resample_bars(early, period)
+        short = resample(early, period)
     except DataError:
         return
-    late = resample_bars(bars, period, "keep")
-    for name, frame in (short._tables() | short.extras).items():
-        pd.testing.assert_frame_equal(frame, (late._tables() | late.extras)[name].loc[:short.sessions[-1]], check_freq=False)
+    late = resample(bars, period, "keep")
+    for name, frame in (short.tables | short.extras).items():
+        pd.testing.assert_frame_equal(frame, (late.tables | late.extras)[name].loc[:short.sessions[-1]], check_freq=False)
 
 
 # Money
@@ -420,7 +421,7 @@ def test_money_against_a_loop(bars, seed, excess):
     rng = np.random.default_rng(seed)
     if not excess:
         bars = Bars(bars.close, bars.open, bars.high, bars.low, bars.volume)
-    bars = Bars(**bars._tables(), instruments=pd.DataFrame({"symbol": ["A", "B"], "currency": ["GBp", "JPY"]}))
+    bars = Bars(**bars.tables, instruments=pd.DataFrame({"symbol": ["A", "B"], "currency": ["GBp", "JPY"]}))
     days = pd.date_range(bars.sessions[0] - pd.Timedelta(days=2), bars.sessions[-1])
     rates = pd.DataFrame({"GBP": walk(len(days), 1, seed)[:, 0], "JPY": walk(len(days), 1, seed + 1)[:, 0]}, days)
     rates = rates.mask(rng.random(rates.shape) < 0.4)
@@ -445,7 +446,7 @@ def test_money_against_a_loop(bars, seed, excess):
 def test_a_set_number_of_periods_belongs_to_its_calendar():
     "252 set for days is kept by a cut, and forgotten by another calendar"
     daily = replace(load_bars(["KO", "PEP"], "2005", "2010"), periods=252)
-    assert daily.select(["KO"]).periods == daily.window("2006").periods == daily.align(daily).periods == 252
-    weekly = daily.resample("W")
+    assert daily.select(["KO"]).periods == daily.window("2006").periods == align(daily, daily).periods == 252
+    weekly = resample(daily, "W")
     assert weekly.periods is None and abs(weekly.periods_per_year - 52.18) < .1
-    assert daily.align(weekly).periods is None
+    assert align(daily, weekly).periods is None

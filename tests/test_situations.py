@@ -8,6 +8,7 @@ import pytest
 from hybrid_ssm.backtest import backtest
 from hybrid_ssm.data import Bars, DataError
 from hybrid_ssm.sources import load_bars, to_currency
+from hybrid_ssm.files import read_long
 from hybrid_ssm.metrics import MetricError, annual_return, correlation, sharpe
 
 DAYS = pd.bdate_range("2018-01-01", periods=60)
@@ -146,7 +147,7 @@ def test_pence_and_pounds():
 def test_a_source_that_changes_its_unit():
     "ghostfolio/ghostfolio 2973: one day pence, the next day pounds"
     close = np.where(np.arange(60) < 30, 1234., 12.34)
-    refused(lambda: Bars.from_long(pd.DataFrame(dict(date=DAYS, symbol="VUSA.L", close=close))), "VUSA.L", "100x jump")
+    refused(lambda: read_long(pd.DataFrame(dict(date=DAYS, symbol="VUSA.L", close=close))), "VUSA.L", "100x jump")
 
 
 def test_a_month_between_two_rebalancings():

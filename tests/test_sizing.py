@@ -369,10 +369,10 @@ def test_a_halted_symbol_keeps_its_target():
 @pytest.mark.parametrize("bad, text", [
     (lambda p: p["A"], "to_frame"), (lambda p: p.to_numpy(), "pd.DataFrame(values"), (lambda p: p.iloc[::-1], "sort_index"),
     (lambda p: p.tz_localize("Asia/Tokyo"), "tz_localize(None)"), (lambda p: p.set_axis(p.index.astype(str)), "pd.to_datetime"),
-    (lambda p: p.iloc[[0, 1, 1, 2]], "two rows"), (lambda p: p.drop(p.index[40]), "no row for session"),
-    (lambda p: p.rename(columns={"A": "AA"}), "'AA'"), (lambda p: p[["A", "A"]], "two columns"),
+    (lambda p: p.iloc[[0, 1, 1, 2]], "several rows"), (lambda p: p.drop(p.index[40]), "no row for session"),
+    (lambda p: p.rename(columns={"A": "AA"}), "'AA'"), (lambda p: p[["A", "A"]], "several columns"),
     (lambda p: p.astype(object), "astype(float)"), (lambda p: p.iloc[:0], "empty"), (lambda p: p * np.inf, "is inf"),
-    (lambda p: p.set_axis([*p.index[:3], *p.index[:1], *p.index[4:]]), "two rows for 2018-01-01"), (lambda p: p.reset_index(drop=True), "pd.to_datetime")])
+    (lambda p: p.set_axis([*p.index[:3], *p.index[:1], *p.index[4:]]), "several rows for 2018-01-01"), (lambda p: p.reset_index(drop=True), "set_axis(bars.sessions)")])
 def test_what_is_no_table_is_refused(bad, text):
     bars = market(0, gaps=0.0)
     for size in (RiskPolicy().weights, inverse_volatility, RiskPolicy().scale):

@@ -23,7 +23,7 @@ from hybrid_ssm.store import SnapshotStore, StoreError
 WRITER = '''
 import sys, time
 import pandas as pd
-from hybrid_ssm.data import RAW_COLUMNS, RawBars
+from hybrid_ssm.sources import RAW_COLUMNS, RawBars
 from hybrid_ssm.store import SnapshotStore
 
 def fetch(symbol, start=None):

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from hybrid_ssm.backtest import RuinError, backtest
+from hybrid_ssm.calendars import resample
 from hybrid_ssm.data import Bars, DataError
 
 nan = np.nan
@@ -128,7 +129,7 @@ def test_weekly_bars_earn_the_last_week():
     "The bar of the week of the delisting is dated after it: its return is earned, the settlement follows"
     days = pd.bdate_range("2020-03-02", periods=20)
     prices = [100.0] * 5 + [110.0] * 3 + [nan] * 12
-    weekly = market(prices, days[7], -0.3, days).resample("W")
+    weekly = resample(market(prices, days[7], -0.3, days), "W")
     assert weekly.sessions[1] > days[7] and weekly.close["X"].notna().sum() == 2
     book = backtest(pd.DataFrame({"X": 0.5, "Y": 0.0}, weekly.sessions), weekly, costs=0.0)
     assert book.gross_returns.tolist() == pytest.approx([0, 0.05, 0.5 * -0.3, 0])

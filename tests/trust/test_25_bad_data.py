@@ -12,6 +12,7 @@ import pytest
 from hybrid_ssm.data import Bars, DataError
 from hybrid_ssm.calendars import exchange_sessions
 from hybrid_ssm.checks import WARNINGS, ERRORS
+from hybrid_ssm.files import read_long
 
 ZONES = ("UTC", "America/New_York", "Asia/Tokyo", "Australia/Lord_Howe")
 FULL = 10_000  # tables, each in every zone
@@ -366,7 +367,7 @@ def quick(load):
 
 def drop_duplicates(frame, instruments, **options):
     "Planted: repeated rows vanish in silence"
-    return Bars.from_long(frame.drop_duplicates(), instruments, **options)
+    return read_long(frame.drop_duplicates(), instruments, **options)
 
 
 def coerce(frame, instruments, **options):
@@ -374,24 +375,24 @@ def coerce(frame, instruments, **options):
     frame = frame.copy()
     for name in [c for c in frame if str(c).lower() in NUMBERS]:
         frame[name] = pd.to_numeric(frame[name], errors="coerce")
-    return Bars.from_long(frame.dropna(), instruments, **options)
+    return read_long(frame.dropna(), instruments, **options)
 
 
 def first_only(frame, instruments, **options):
     "Planted: the error is reported without the place"
     try:
-        return Bars.from_long(frame, instruments, **options)
+        return read_long(frame, instruments, **options)
     except DataError as error:
         raise DataError(str(error), rule=error.rule) from None
 
 
 def lenient(frame, instruments, **options):
     "Planted: a rule that was switched off"
-    return Bars.from_long(frame, instruments, **options | {"accept": ["split without adjustment"]})
+    return read_long(frame, instruments, **options | {"accept": ["split without adjustment"]})
 
 
 def test_bad_data_is_named(tell):
-    counts = quick(Bars.from_long)
+    counts = quick(read_long)
     tell(f"{sum(counts.values())} tables, {counts['identical']} identical, {len(counts) - 1} rules")
     untried = set(ERRORS) | set(WARNINGS)
     untried -= set(counts)
@@ -411,14 +412,14 @@ def test_sizes():
     "Empty, one row, one symbol"
     for frame in (pd.DataFrame(), pd.DataFrame(columns=["date", "symbol", "close"])):
         with pytest.raises(DataError):
-            Bars.from_long(frame)
-    one = Bars.from_long(pd.DataFrame({"date": ["2019-01-02"], "symbol": ["KO"], "close": [50.0]}), strict=True)
+            read_long(frame)
+    one = read_long(pd.DataFrame({"date": ["2019-01-02"], "symbol": ["KO"], "close": [50.0]}), strict=True)
     assert one.close.shape == (1, 1)
 
 
 def part(numbers):
     "One worker's share of the full form"
-    return check(Bars.from_long, numbers, seed=1)
+    return check(read_long, numbers, seed=1)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import pytest
 from hybrid_ssm.data import Bars
 from hybrid_ssm.calendars import exchange_sessions
 from hybrid_ssm.sources import SAMPLE_INDICES, SAMPLE_STOCKS, load_bars
+from hybrid_ssm.files import read_long
 
 PRICES = ("open", "high", "low", "close")
 
@@ -219,20 +220,20 @@ def quick(load):
 
 def spike_filter(frame, **options):
     "Planted: a move of more than half is taken for an error and masked"
-    bars = Bars.from_long(frame, **options)
+    bars = read_long(frame, **options)
     wild = bars.returns.abs() > 0.5
     return bars if not wild.to_numpy().any() else Bars(bars.close.mask(wild), instruments=bars.instruments)
 
 
 def fill_halts(frame, **options):
     "Planted: a session without a price gets the last one"
-    bars = Bars.from_long(frame, **options)
+    bars = read_long(frame, **options)
     return Bars(bars.close.ffill(), bars.open, bars.high, bars.low, bars.volume, bars.excess, bars.extras)
 
 
 def split_by_price(frame, **options):
     "Planted: whatever looks like a split is adjusted, by the price alone"
-    bars = Bars.from_long(frame, **options)
+    bars = read_long(frame, **options)
     ratio = bars.close / bars.close.ffill().shift()
     factor = ratio.where((ratio * 10).sub(1).abs().lt(0.01) | (ratio / 10).sub(1).abs().lt(0.01), 1.0)
     return Bars(bars.close / factor.cumprod(), bars.open, bars.high, bars.low, bars.volume, bars.excess, bars.extras)
@@ -240,16 +241,16 @@ def split_by_price(frame, **options):
 
 def no_negative(frame, **options):
     "Planted: a negative price is refused whatever the instrument table says"
-    return Bars.from_long(frame, **{k: v for k, v in options.items() if k != "instruments"})
+    return read_long(frame, **{k: v for k, v in options.items() if k != "instruments"})
 
 
 def strict(frame, **options):
     "Planted: what should only be noted is refused"
-    return Bars.from_long(frame, strict=True, **options)
+    return read_long(frame, strict=True, **options)
 
 
 def test_good_data_is_not_changed(tell):
-    counts = quick(Bars.from_long)
+    counts = quick(read_long)
     tell(f"{counts['markets']} markets, {counts['cells']:,} cells, 0 changed, 0 refused")
 
 
@@ -264,7 +265,7 @@ def test_a_true_ten_for_one_move_is_not_even_noted():
     for case in (ten_for_one, ten_for_one_exactly, ten_for_one_closes, halved_by_news, crash):
         for seed in range(3):
             frame, options = case(np.random.default_rng([99, seed]))
-            noted = [f.rule for f in data_warnings(Bars.from_long(frame, **options)) if "split" in f.rule or "seam" in f.rule]
+            noted = [f.rule for f in data_warnings(read_long(frame, **options)) if "split" in f.rule or "seam" in f.rule]
             assert not noted, f"{case.__name__}: {noted}"
 
 
@@ -285,5 +286,5 @@ def test_the_sample_and_a_real_panel(tell):
 
 @pytest.mark.slow
 def test_good_data_is_not_changed_in_full(tell):
-    counts = check(Bars.from_long, range(1, 61))
+    counts = check(read_long, range(1, 61))
     tell(f"{counts['markets']:,} markets, {counts['cells']:,} cells, 0 changed, 0 refused")

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from hostile import Bomb, archive
 
-import hybrid_ssm.data as data_room
+import hybrid_ssm.files as files_room
 import hybrid_ssm.store as store_room
 from hybrid_ssm.data import DataError
-from hybrid_ssm.sources import load_bars
+from hybrid_ssm.sources import RAW_COLUMNS, RawBars, load_bars
 from hybrid_ssm.store import SnapshotStore, changing, file_stem
 
 
@@ -220,7 +220,7 @@ def obliging_reader(path, checks=None):
 
 
 def test_mutant(mutants, tmp_path, monkeypatch):
-    monkeypatch.setattr(data_room, "_read_table", obliging_reader)
+    monkeypatch.setattr(files_room, "_read_table", obliging_reader)
     mutants.kill(27, obliging_reader.__doc__.removeprefix("Planted: "), check, tmp_path)
 
 
@@ -251,9 +251,9 @@ def check_statements(folder):
 
 def answer(symbol, start=None):
     "Two sessions"
-    frame = pd.DataFrame(dict.fromkeys(data_room.RAW_COLUMNS, [1.0, 1.0])).assign(dividend=0.0)
+    frame = pd.DataFrame(dict.fromkeys(RAW_COLUMNS, [1.0, 1.0])).assign(dividend=0.0)
     frame["date"] = pd.to_datetime(["2024-01-02", "2024-01-03"])
-    return data_room.RawBars(symbol, frame, pd.Timestamp("2024-01-03"))
+    return RawBars(symbol, frame, pd.Timestamp("2024-01-03"))
 
 
 def test_a_database_with_statements_in_it(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hybrid_ssm import experiment
-from hybrid_ssm.calendars import align_bars
+from hybrid_ssm.calendars import align
 from hybrid_ssm.experiment import Experiment, parse_config
 from hybrid_ssm.handler import FinancialDataHandler
 
@@ -96,9 +96,9 @@ def joined_in(base, **changes):
         market = honest(config)
         other = experiment.load_bars([config.data.benchmark], source=config.data.source)
         both = market.sessions.union(other.sessions[other.sessions <= market.sessions[-1]])
-        universe = align_bars(market.universe, both)
+        universe = align(market.universe, both)
         handler = FinancialDataHandler(bars=universe, features=config.features, costs=config.costs.fraction)
-        return experiment.Market(universe, align_bars(market.index, both), handler)
+        return experiment.Market(universe, align(market.index, both), handler)
     experiment.load_market = planted
     try:
         return rows(base, **changes)
