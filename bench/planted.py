@@ -6,7 +6,7 @@ usage: python bench/planted.py [--markets noisy ...] [--losses likelihood sharpe
 
 A market of `hybrid_ssm.synthetic.planted_signal` has a drift that is visible through noise. A model is trained on its first
 `--sessions` sessions and trades the 1,500 after them through the ordinary pipeline: features, scaler, purged labels, `ModelTrainer`
-(last 15 % of the training sessions choose the epoch), forecast, weights of equal risk, `backtest` at 5 bp one way. Its score is
+(last 15 % of the training sessions choose the epoch), forecast, weights of equal risk, `run_backtest` at 5 bp one way. Its score is
 
 share    its net Sharpe ratio divided by the GROSS one of an oracle that knows the drift and pays nothing, same sessions.
 
@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from common import interval, machine, read
 
-from hybrid_ssm.backtest import backtest
+from hybrid_ssm.backtest import run_backtest
 from hybrid_ssm.baselines import LSTMBaseline, SSMBaseline, TransformerBaseline, equal_parameters
 from hybrid_ssm.core import SESSIONS_PER_YEAR
 from hybrid_ssm.features import Feature
@@ -86,7 +86,7 @@ def market(name, seed, sessions):
 
 def out_of_sample(positions, made, sessions):
     "The backtest of the sessions that no model was trained on, all positions sized alike"
-    return backtest(inverse_volatility(positions, made.bars), made.bars).window(made.bars.sessions[sessions])
+    return run_backtest(inverse_volatility(positions, made.bars), made.bars).window(made.bars.sessions[sessions])
 
 
 # --- models of equal parameter count

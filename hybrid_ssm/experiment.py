@@ -34,7 +34,7 @@ import torch
 from tqdm.auto import tqdm
 
 # %% ../nbs/08_experiment.ipynb #fa33432a
-from .backtest import RuinError, backtest
+from .backtest import RuinError, run_backtest
 from hybrid_ssm.baselines import (
     BoostingBaseline,
     DLinearBaseline,
@@ -63,7 +63,8 @@ from hybrid_ssm.calibration import (
     pit,
     reliability,
 )
-from .data import Bars, DataError, align_bars, parse_day, periods_per_year
+from .calendars import align
+from .data import Bars, DataError, parse_day, periods_per_year
 from .checks import FILE_OPTIONS, Checks
 from .core import did_you_mean, write_atomic
 from .sources import instrument_costs, load_bars
@@ -937,7 +938,7 @@ def run_backtests(
         costs = instrument_costs(bars, c.fraction) * cost_multiple
         bars = bars.window(frame.index[0], frame.index[-1])
         try:
-            out[label] = backtest(
+            out[label] = run_backtest(
                 frame,
                 bars,
                 costs=costs,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hybrid_ssm.backtest import backtest
+from hybrid_ssm.backtest import run_backtest
 from hybrid_ssm.feature_set import FEATURES
 from hybrid_ssm.features import Feature
 from hybrid_ssm.handler import FinancialDataHandler
@@ -62,7 +62,7 @@ def trained(market, seed, plant):
 
 def out_of_sample(positions, market):
     "The backtest of the later sessions, all positions sized alike"
-    return backtest(inverse_volatility(positions, market.bars), market.bars).window(market.bars.sessions[TRAIN_SESSIONS])
+    return run_backtest(inverse_volatility(positions, market.bars), market.bars).window(market.bars.sessions[TRAIN_SESSIONS])
 
 
 def sharpe_ratios(kind, seeds, plant):
