@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import AttentionCache, WindowedAttention
-from .core import HORIZONS
+from .core import HORIZONS, SESSIONS_PER_YEAR
 from .handler import Sequences
 from hybrid_ssm.hybrid import (
     DistributionHead,
@@ -75,10 +75,8 @@ class LSTMBaseline(SequenceModel):
                 )
             )
             self.lstm = nn.LSTM(2 * input_dim, hidden_dim, n_layers, batch_first=True)
-            self.norm, self.law = (
-                nn.LayerNorm(hidden_dim),
-                DistributionHead(hidden_dim, len(horizons)),
-            )
+            self.norm = nn.LayerNorm(hidden_dim)
+            self.law = DistributionHead(hidden_dim, len(horizons))
             self.position = PositionHead(len(horizons))
 
     def init_cache(self, batch_size: int) -> LSTMCache:  # zeros
@@ -123,10 +121,8 @@ class VSNLSTMBaseline(SequenceModel):
             )
             self.select = VariableSelection(input_dim, hidden_dim)
             self.lstm = nn.LSTM(hidden_dim, hidden_dim, n_layers, batch_first=True)
-            self.norm, self.law = (
-                nn.LayerNorm(hidden_dim),
-                DistributionHead(hidden_dim, len(horizons)),
-            )
+            self.norm = nn.LayerNorm(hidden_dim)
+            self.law = DistributionHead(hidden_dim, len(horizons))
             self.position = PositionHead(len(horizons))
 
     def init_cache(self, batch_size: int) -> VSNLSTMCache:  # zeros
@@ -182,11 +178,8 @@ class _Stack(SequenceModel):
         self.embed = nn.Linear(2 * config["input_dim"], dim)
         blocks = (make_block() for _ in range(config["n_layers"]))
         self.blocks: Any = nn.ModuleList(blocks)  # of _Block
-        self.norm, self.law, self.position = (
-            nn.LayerNorm(dim),
-            DistributionHead(dim, n),
-            PositionHead(n),
-        )
+        self.norm = nn.LayerNorm(dim)
+        self.law, self.position = DistributionHead(dim, n), PositionHead(n)
 
     def init_cache(self, batch_size: int) -> StackCache:  # empty
         "The cache before the first session"
@@ -222,7 +215,7 @@ class TransformerBaseline(_Stack):
         input_dim: int,  # features per session
         n_layers: int = 2,  # blocks
         num_heads: int = 4,  # heads; must divide dim
-        window: int = 252,  # sessions each head looks back
+        window: int = SESSIONS_PER_YEAR,  # sessions each head looks back
         horizons: tuple[int, ...] = HORIZONS,  # sessions ahead, one distribution each
         seed: int | None = 0,  # of the initial weights; None = torch's global generator
     ):
@@ -323,10 +316,8 @@ class DLinearBaseline(SequenceModel):
             self.embed = nn.Linear(2 * input_dim, dim, bias=False)
             start = lambda: nn.Parameter(torch.randn(dim, window) / window**0.5)
             self.trend, self.rest = start(), start()
-            self.law, self.position = (
-                DistributionHead(dim, len(horizons)),
-                PositionHead(len(horizons)),
-            )
+            self.law = DistributionHead(dim, len(horizons))
+            self.position = PositionHead(len(horizons))
 
     def init_cache(self, batch_size: int) -> DLinearCache:  # zeros
         "The cache before the first session."
