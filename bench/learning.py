@@ -30,7 +30,7 @@ from scipy import stats
 
 from hybrid_ssm.baselines import MODELS
 from hybrid_ssm.hybrid import HybridFinancialModel, seeded
-from hybrid_ssm.ssm import ConfigError
+from hybrid_ssm.core import ConfigError
 from hybrid_ssm.synthetic import regime_filter, regime_switching
 
 BATCH, SESSIONS, WARM = 32, 252, 63

@@ -29,7 +29,8 @@ from hybrid_ssm.hybrid import (
     drawn_from,
     multi_scale,
 )
-from .ssm import ConfigError, ModelInputError, SelectiveSSM, SSMState
+from .ssm import ModelInputError, SelectiveSSM, SSMState
+from .core import ConfigError
 from .student import MIN_OUTCOMES, student_fit
 
 # %% ../nbs/04a_baselines.ipynb #30bae02d

@@ -20,7 +20,8 @@ from torch.nn.functional import softplus
 
 from .core import SESSIONS_PER_YEAR
 from .costs import cost_of, roll_cost
-from .ssm import ConfigError, ModelInputError
+from .ssm import ModelInputError
+from .core import ConfigError
 from hybrid_ssm.student import (
     student_crps,
     student_log_cdf,
