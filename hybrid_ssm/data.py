@@ -461,7 +461,7 @@ def symbol_names(
         fault = Failure("no list of symbols", None, None, "symbols", repr(symbols)[:60], way)
     if fault is not None:
         raise DataError(fault)
-    names = list(symbols or ())
+    names = [] if symbols is None else list(symbols)
     if odd := [n for n in names if not isinstance(n, (str, int, np.integer)) or n is True]:
         way = "write each symbol as a text"
         raise DataError(Failure("not a symbol", None, None, "symbols", repr(odd[0])[:60], way))
