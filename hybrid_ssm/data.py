@@ -476,7 +476,7 @@ def _symbols_option(
 # %% ../nbs/00_data.ipynb #choosesy
 def choose_symbols(
     symbols: Symbols,  # None = all of `known`
-    known: Iterable[str] | None,  # names that exist; None = nobody knows
+    known: Iterable[str] | None,  # names that exist; None = not known
 ) -> list[str]:  # raises DataError on an unknown, repeated or absent name
     "The names that were asked for, each of them known and named once."
     if symbols is None:
