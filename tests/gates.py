@@ -721,7 +721,7 @@ def project_files(root):
     "The text files of the project, whether or not git knows them yet"
     kept = {".py", ".ipynb", ".md", ".toml", ".ini", ".txt", ".yml", ".yaml", ".css", ".in", ".cfg", ""}
     out = {".git", ".venv", "runs", "_docs", "_proc", "build", "dist", "__pycache__", ".pytest_cache",
-           ".ipynb_checkpoints", "README_files", ".quarto", ".hypothesis"}
+           ".ipynb_checkpoints", "README_files", ".quarto", ".hypothesis", ".ruff_cache", ".mypy_cache"}
     return [p for p in sorted(Path(root).rglob("*")) if p.is_file() and p.suffix in kept
             and not any(part in out or part.endswith(".egg-info") for part in p.relative_to(root).parts)]
 
