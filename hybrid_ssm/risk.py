@@ -17,17 +17,16 @@ from .data import Bars, DataError, prices_per_year
 from .forecast import Forecast
 from hybrid_ssm.sizing import (
     as_known,
-    check_table,
     close_groups,
     correlations,
     no_trade_band,
     portfolio_variance,
     previous,
     realised_variance,
-    table_rows,
     variance_correction,
     volatility_scale,
 )
+from .data import check_table, table_rows
 from .targets import known_at_close, volatility
 
 # %% ../nbs/05b_risk.ipynb #24ee482f
