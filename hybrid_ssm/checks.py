@@ -302,7 +302,7 @@ class Checks:
     footer: int = 0  # lines at the end that are no data
     missing: Sequence[str] = ()  # further texts that stand for 'no value'
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_rule_names(self)
         _check_formats(self)
         if self.timezone is not None:
@@ -1235,14 +1235,14 @@ class LeadLagCheck:
             return f"same dates, but {first} closes before {second}: lag it by a session"
         return "same dates"
 
-    def __str__(self):
+    def __str__(self) -> str:
         parts = [f"{c:+.3f} ± {s:.3f}" for c, s in zip(self.correlation, self.se, strict=True)]
         return (
             f"{self.names[0]} / {self.names[1]}: lag -1 {parts[0]}, lag 0 {parts[1]}, "
             f"lag +1 {parts[2]} ({self.n:,} sessions): {self.verdict}"
         )
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         cells = "".join(
             f"<tr><td>{k:+d}</td><td>{c:+.3f} ± {s:.3f}</td></tr>"
             for k, c, s in zip((-1, 0, 1), self.correlation, self.se, strict=True)
