@@ -47,12 +47,11 @@ class PanelArrays:
     cost: np.ndarray | None = None  # float32 (N, S)
     roll: np.ndarray | None = None  # float32 (N, S); None = no contract ever changes
 
-    def cut(self, starts: Sequence, length: int, score_from: int = 0) -> "Sequences":
+    def cut(self, starts: Sequence | np.ndarray, length: int, score_from: int = 0) -> "Sequences":
         "Windows at `starts` of every symbol; rows before `score_from` of a window are not scored."
-        n, starts = len(self.x), np.asarray(starts, dtype=np.int64)
-        out = Sequences(
-            self, np.repeat(np.arange(n), len(starts)), np.tile(starts, n), length, score_from
-        )
+        n, first = len(self.x), np.asarray(starts, dtype=np.int64)
+        asset, start = np.repeat(np.arange(n), len(first)), np.tile(first, n)
+        out = Sequences(self, asset, start, length, score_from)
         return out[out.scored().any(1)]  # a window without any label is dropped
 
 # %% ../nbs/01i_handler.ipynb #726ec30b
@@ -79,7 +78,7 @@ class Sequences:
             f"labels; {np.mean(seen) if seen else 0:.1%} of the features observed"
         )
 
-    def __getitem__(self, rows: object) -> "Sequences":
+    def __getitem__(self, rows: Any) -> "Sequences":
         "The windows `rows`, as the same kind of object; nothing is copied."
         asset, start = (np.atleast_1d(v[rows]) for v in (self.asset, self.start))
         return replace(self, asset=asset, start=start)
@@ -303,7 +302,8 @@ def training_dates(
             f"{last:%Y-%m-%d}: give an earlier start or a later end",
             rule="date order",
         )
-    return tuple(None if day is None else f"{day:%Y-%m-%d}" for day in (first, last))
+    texts = [None if day is None else f"{day:%Y-%m-%d}" for day in (first, last)]
+    return texts[0], texts[1]
 
 # %% ../nbs/01i_handler.ipynb #7323a68b
 def _as_symbols(symbols: Any) -> list | None:
