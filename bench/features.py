@@ -2,9 +2,9 @@
 
 usage: python bench/features.py [--quick] [--symbols 500] [--years 20] [--names all] [--rounds 5]
 
-The rivals of the last table are the same indicators as one writes them in pandas, symbol by symbol. Each round times
+The baselines of the last table are the same indicators as one writes them in pandas, symbol by symbol. Each round times
 every pair one after the other, so that a machine that slows down slows both; what is printed is the median over rounds
-of the ratio within a round. Above 1, the room is the faster one. Seconds are those of the processor, on one core if
+of the ratio within a round. Above 1, this package is faster. Seconds are those of the processor, on one core if
 OMP_NUM_THREADS is 1. `--quick` is 20 symbols x 4 years.
 """
 import argparse
@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 from processor import processor
 
-from hybrid_ssm import features as room
 from hybrid_ssm.data import Bars
-
-SESSIONS = 252
+from hybrid_ssm.core import SESSIONS_PER_YEAR
+from hybrid_ssm.feature_set import FEATURES, compute_features, find_features, live_features
+from hybrid_ssm.features import MissingInputWarning, _fill_by_symbol, _fill_cross_section, symbol_series
 
 
 def machine():
@@ -52,16 +52,16 @@ def seconds(call, *args):
     return time.process_time() - start
 
 
-def each(bars, names):
+def each(bars, features):
     "Seconds of each feature, all symbols, filling a panel in float32 as compute_features does"
-    features, taken = [room.FEATURES[n] for n in names], {}
+    taken = {}
     start = time.process_time()
-    own = room.histories(bars, tuple(dict.fromkeys(i for f in features for i in f.inputs)))
-    taken["histories"] = time.process_time() - start
-    panel = np.full((*bars.close.shape, len(names)), np.nan, np.float32)
+    own = symbol_series(bars, tuple(dict.fromkeys(i for f in features for i in f.inputs)))
+    taken["series"] = time.process_time() - start
+    panel = np.full((*bars.close.shape, len(features)), np.nan, np.float32)
     with np.errstate(all="ignore"):
         for k, f in enumerate(features):
-            fill = room._fill_across if f.cross_section else room._fill_own
+            fill = _fill_cross_section if f.cross_section else _fill_by_symbol
             taken[f.name] = seconds(fill, f, own, panel[..., k])
     start = time.process_time()
     np.isfinite(panel)
@@ -75,7 +75,7 @@ def cci(x):
     return (x - x.rolling(20).mean()) / (1.5 * deviation)
 
 
-RIVALS = {  # feature -> the same in pandas, of a frame with columns o h l c v r
+IN_PANDAS = {  # feature -> the same in pandas, of a frame with columns o h l c v r
     "ma_distance_200": lambda t: np.log(t.c / t.c.rolling(200).mean()) / (t.r.rolling(63).std() * 200 ** .5),
     "return_252": lambda t: t.c.pct_change(252) / (t.r.rolling(63).std() * 252 ** .5),
     "bollinger_width_20": lambda t: 4 * t.c.rolling(20).std(ddof=0) / t.c.rolling(20).mean(),
@@ -95,21 +95,21 @@ RIVALS = {  # feature -> the same in pandas, of a frame with columns o h l c v r
 def against_pandas(bars, rounds):
     "feature -> median ratio of pandas' time to ours, a few symbols"
     fields = ("open", "high", "low", "close", "volume")
-    own = room.histories(bars, fields)
+    own = symbol_series(bars, fields)
     tables = [pd.DataFrame({n[0]: h.columns[n] for n in fields} | {"r": h.returns}) for h in own]
     def ours(name):
-        for h in own: room.FEATURES[name].function(h)
+        for h in own: FEATURES[name].function(h)
     def theirs(name):
-        for t in tables: RIVALS[name](t)
+        for t in tables: IN_PANDAS[name](t)
     with np.errstate(all="ignore"):
-        pairs = [{n: seconds(theirs, n) / seconds(ours, n) for n in RIVALS} for _ in range(rounds + 1)][1:]
-    return pd.Series({n: statistics.median(p[n] for p in pairs) for n in RIVALS})
+        pairs = [{n: seconds(theirs, n) / seconds(ours, n) for n in IN_PANDAS} for _ in range(rounds + 1)][1:]
+    return pd.Series({n: statistics.median(p[n] for p in pairs) for n in IN_PANDAS})
 
 
-def live(bars, names, updates=3):
+def live(bars, features, updates=3):
     "Seconds of one bar in the live form, all symbols"
     cut = len(bars.sessions) - updates
-    form = room.LiveFeatures(names, bars.symbols, bars.upto(bars.sessions[cut - 1]))
+    form = live_features(features, bars.symbols, bars.upto(bars.sessions[cut - 1]))
     days = [bars.window(bars.sessions[t], bars.sessions[t]) for t in range(cut, len(bars.sessions))]
     return statistics.median(seconds(form.update, day) for day in days)
 
@@ -132,33 +132,34 @@ def main():
     args = ask.parse_args()
     if args.quick:
         args.symbols, args.years = 20, 4
-    warnings.simplefilter("ignore", room.MissingInputWarning)
-    names, bars = room.feature_names(args.names), market(args.symbols, args.years * SESSIONS)
+    warnings.simplefilter("ignore", MissingInputWarning)
+    features, bars = find_features(args.names), market(args.symbols, args.years * SESSIONS_PER_YEAR)
+    names = [f.name for f in features]
     print(f"{machine()}\n{len(names)} features, {args.symbols} symbols x {len(bars.sessions)} sessions")
 
-    room.compute_features(bars.select(list(bars.symbols[:3])), names)  # warm: imports, first calls
+    compute_features(bars.select(list(bars.symbols[:3])), names)  # warm: imports, first calls
     memory = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
     idle, counts = memory(), (args.symbols,) if args.no_growth else (args.symbols // 4, args.symbols // 2, args.symbols)
     sizes, peaks = {}, {}
     for n in counts:
-        sizes[n] = each(bars.select(list(bars.symbols[:n])), names)
+        sizes[n] = each(bars.select(list(bars.symbols[:n])), features)
         peaks[n] = memory()
-    wide = [n for n in names if room.FEATURES[n].cross_section]
+    wide = [f.name for f in features if f.cross_section]
     panel = lambda n: len(names) * n * len(bars.sessions) * 5 / 2 ** 30  # float32 and a flag
     print(f"\nbefore the first panel {idle:.2f} GiB were held")
     table([(str(n), f"{t.sum():.1f}", f"{t.drop(wide).sum():.1f}", f"{t[wide].sum():.1f}", f"{t.sum() / n * 1e3:.0f}",
             f"{t.sum() / len(names) / n * 1e3:.2f}", f"{peaks[n]:.2f}", f"{panel(n):.2f}") for n, t in sizes.items()],
           ("symbols", "all, s", "own-asset, s", "cross-section, s", "ms a symbol", "ms a symbol and feature",
            "peak memory, GiB", "of which the panel"))
-    last = sizes[args.symbols][list(names)] * 1e3 / args.symbols
-    by_family = last.groupby([room.FEATURES[n].family for n in names])
+    last = sizes[args.symbols][names] * 1e3 / args.symbols
+    by_family = last.groupby([f.family for f in features])
     table([(f, str(len(v)), f"{v.median():.2f}", f"{v.max():.2f}", v.idxmax()) for f, v in by_family],
           ("family", "features", "median, ms a symbol", "longest", "which"))
     table([(n, f"{v:.2f}") for n, v in last.nlargest(12).items()], ("longest features", "ms a symbol"))
 
     few = bars.select(list(bars.symbols[:8]))
     table([(n, f"{v:.1f}") for n, v in against_pandas(few, args.rounds).items()], ("feature", "pandas / here"))
-    quick = tuple(n for n in names if np.isfinite(room.FEATURES[n].tolerance))
+    quick = tuple(f for f in features if np.isfinite(f.tolerance))
     print(f"\nlive form, {len(quick)} features x {len(few.symbols)} symbols: {live(few, quick) * 1e3:.0f} ms a bar")
 
 

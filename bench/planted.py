@@ -25,7 +25,6 @@ budget it was fitted with. `--table` prints what is there. Seed 0 of everything 
 import argparse
 import time
 from collections import defaultdict
-from contextlib import contextmanager
 from functools import lru_cache
 
 import common
@@ -35,7 +34,8 @@ from common import interval, machine, read
 
 from hybrid_ssm.backtest import run_backtest
 from hybrid_ssm.baselines import LSTMBaseline, SSMBaseline, TransformerBaseline, equal_parameters
-from hybrid_ssm.features import FEATURES, feature
+from hybrid_ssm.feature_set import FEATURES
+from hybrid_ssm.features import Feature
 from hybrid_ssm.handler import FinancialDataHandler
 from hybrid_ssm.hybrid import HybridFinancialModel, seeded
 from hybrid_ssm.losses import JointLoss
@@ -47,7 +47,6 @@ from hybrid_ssm.trainer import ModelTrainer
 JUDGED, SHARPE = 1500, 3.  # sessions that are traded; yearly gross Sharpe ratio of knowing the drift
 WINDOW, WARM, BATCH = 126, 31, 32
 GRID_SEED = 1000  # learning rates are chosen on a market that is never scored
-SEEN = "planted_signal", "return_1", "return_5", "return_21"
 MARKETS = {"noisy": dict(symbols=6, half_life=60., visible=.6), "clear": dict(symbols=6, half_life=60., visible=.9),
            "fast": dict(symbols=6, half_life=15., visible=.8), "few": dict(symbols=2, half_life=60., visible=.6),
            "hidden": dict(symbols=6, half_life=120., visible=.3)}
@@ -63,21 +62,19 @@ HEADLINES = "share", "ceiling", "net", "gross", "turnover"
 
 # --- markets
 
-@contextmanager
-def signal_feature():
-    "A feature that reads the visible signal, for as long as it is needed"
-    @feature("planted_signal", "technical", warm_up=1, meaning="what anyone may see of the drift", source="this market",
-             inputs=("close", "signal"))
-    def planted(history): return history.columns["signal"]
-    try: yield
-    finally: FEATURES.pop("planted_signal")
+def visible_signal(series):
+    "The visible signal of the planted market"
+    return series.columns["signal"]
+
+
+PLANTED = Feature("planted_signal", "technical", warm_up=1, meaning="what anyone may see of the drift", source="this market",
+                  function=visible_signal, inputs=("close", "signal"))
+SEEN = PLANTED, "return_1", "return_5", "return_21"
 
 
 def handler(bars):
     "Bars, features and labels"
-    with signal_feature():
-        made = FinancialDataHandler(bars=bars, features=SEEN, horizons=(1,))
-        return made if made.panel is not None else None  # computed while the feature is known
+    return FinancialDataHandler(bars=bars, features=SEEN, horizons=(1,))
 
 
 @lru_cache(maxsize=2)

@@ -9,7 +9,7 @@ _HOMES = {  # top-level name -> the module that defines it; loaded on first use 
     "Forecast": "forecast", "JointLoss": "losses",
     "HybridFinancialModel": "hybrid", "ModelTrainer": "trainer", "RegimeExplorer": "explore",
     "RiskPolicy": "risk", "SelectiveSSM": "ssm", "SnapshotStore": "store",
-    "compute_features": "features", "load_bars": "data", "sharpe": "metrics",
+    "compute_features": "features", "load_bars": "sources", "sharpe": "metrics",
     "summarize": "metrics",
 }
 __all__ = sorted(_HOMES)

@@ -20,7 +20,8 @@ import pandas as pd
 
 # %% ../nbs/05a_calibration.ipynb #56bcbc56
 from .data import DataError, parse_day
-from .forecast import Forecast, law_direction, law_uncertainty
+from .forecast import Forecast
+from .student import student_direction, student_uncertainty
 from .splits import usable
 from .targets import Targets
 
@@ -336,7 +337,7 @@ def reliability(
     if not isinstance(bins, (int, np.integer)) or bins < 1:
         raise DataError(f"bins={bins!r}: give a whole number of at least 1", rule="bad bins")
     o = outcomes(forecast, targets, horizon)
-    p = law_direction(o.mean, o.scale, o.df)
+    p = student_direction(o.mean, o.scale, o.df)
     p = np.where(np.isfinite(o.y), p, np.nan)  # (S, N)
     up = np.where(np.isfinite(p), o.y > 0, np.nan)
     if not np.isfinite(p).any():
@@ -411,7 +412,7 @@ def sharpness(
         lower, upper = law_interval(*law, level)
         rows[h] = {
             f"width {100 * level:g} %": np.nanmean(upper - lower),
-            "standard deviation": np.nanmean(law_uncertainty(*law[1:])),
+            "standard deviation": np.nanmean(student_uncertainty(*law[1:])),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("horizon")
 
@@ -449,7 +450,7 @@ def score_table(
         out[h, "log score"] = dependent_mean(law_log_score(*law), h)
         out[h, "CRPS"] = dependent_mean(law_crps(*law), h)
         up = np.where(np.isfinite(o.y), o.y > 0, np.nan)
-        out[h, "Brier"] = dependent_mean((law_direction(*law[1:]) - up) ** 2, h)
+        out[h, "Brier"] = dependent_mean((student_direction(*law[1:]) - up) ** 2, h)
     return ScoreTable(out)
 
 # %% ../nbs/05a_calibration.ipynb #ad41ba25

@@ -17,9 +17,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .calendars import close_times, exchange_sessions
-from .core import did_you_mean
-from .data import Bars, DataError, Failure, _date_remedy, parse_days, session_gaps
+from hybrid_ssm.calendars import (
+    close_times,
+    exchange_sessions,
+)
+from hybrid_ssm.core import (
+    did_you_mean,
+)
+from hybrid_ssm.data import (
+    Bars,
+    DataError,
+    Failure,
+    _date_remedy,
+    parse_days,
+    session_gaps,
+)
 
 # %% ../nbs/00b_checks.ipynb #95aadde7
 ERRORS = {
@@ -194,8 +206,6 @@ def _check_rule_names(
 
 # %% ../nbs/00b_checks.ipynb #56c263a6
 _SEPARATORS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|", "space": " "}
-
-
 _DATE_NUMBERS = {
     "excel": ("1899-12-30", "D"),
     "excel1904": ("1904-01-01", "D"),
@@ -204,46 +214,26 @@ _DATE_NUMBERS = {
 }
 
 
-def _check_formats(
-    checks: "Checks",  # under construction; raises DataError
-) -> None:
-    texts = lambda x: isinstance(x, (list, tuple)) and all(isinstance(t, str) for t in x)
-    known = {"decimal": (".", ","), "thousands": (",", ".", "'", " ")}
+def _format_faults(
+    checks: "Checks",  # under construction
+) -> list[tuple[str, str]]:  # option, remedy
+    marks = {"decimal": (".", ","), "thousands": (",", ".", "'", " ")}
     faults = [
-        (n, f"choose from {' '.join(map(repr, marks))}")
-        for n, marks in known.items()
-        if getattr(checks, n) not in (None, *marks)
+        (name, f"choose from {' '.join(map(repr, known))}")
+        for name, known in marks.items()
+        if getattr(checks, name) not in (None, *known)
     ]
     if checks.decimal and checks.decimal == checks.thousands:
         faults.append(("thousands", "it is the decimal mark as well: leave one of them out"))
-    if not isinstance(checks.columns, Mapping):
-        faults.append(("columns", _option_hint("columns", {"Last": "close"})))
-    if isinstance(checks.footer, bool) or not isinstance(checks.footer, int) or checks.footer < 0:
-        faults.append(("footer", "give a number of lines"))
-    if not texts(checks.missing):
-        faults.append(("missing", _option_hint("missing", ["n.a."])))
     separator = "," if checks.separator is None else str(checks.separator)
     if len(_SEPARATORS.get(separator, separator)) != 1:
         faults.append(("separator", "give one character, or one of " + ", ".join(_SEPARATORS)))
-    if checks.date_format is not None and not (
-        checks.date_format in _DATE_NUMBERS or "%" in str(checks.date_format)
-    ):
+    form = checks.date_format
+    if form is not None and not (form in _DATE_NUMBERS or "%" in str(form)):
         faults.append(
             ("date_format", f"give a pattern such as '%d.%m.%Y', or {list(_DATE_NUMBERS)}")
         )
-    try:
-        codecs.lookup(checks.encoding or "utf-8")
-    except (LookupError, TypeError):
-        faults.append(("encoding", "give the name of an encoding, such as 'utf-8' or 'cp1252'"))
-    if faults:
-        raise DataError(
-            [
-                Failure(
-                    "unknown option value", column=n, value=repr(getattr(checks, n)), remedy=why
-                )
-                for n, why in faults
-            ]
-        )
+    return faults
 
 # %% ../nbs/00b_checks.ipynb #tz000003
 def _local_times(
@@ -266,6 +256,27 @@ def _local_times(
             value=zone,
         ) from None
     return pd.Series(np.r_[local, np.datetime64("NaT", "us")][codes], dates.index, name=dates.name)
+
+# %% ../nbs/00b_checks.ipynb #80d12261
+def _check_formats(
+    checks: "Checks",  # under construction; raises DataError
+) -> None:
+    faults = _format_faults(checks)
+    if not isinstance(checks.columns, Mapping):
+        faults.append(("columns", _option_hint("columns", {"Last": "close"})))
+    if isinstance(checks.footer, bool) or not isinstance(checks.footer, int) or checks.footer < 0:
+        faults.append(("footer", "give a number of lines"))
+    texts = isinstance(checks.missing, (list, tuple))
+    if not texts or not all(isinstance(t, str) for t in checks.missing):
+        faults.append(("missing", _option_hint("missing", ["n.a."])))
+    try:
+        codecs.lookup(checks.encoding or "utf-8")
+    except (LookupError, TypeError):
+        faults.append(("encoding", "give the name of an encoding, such as 'utf-8' or 'cp1252'"))
+    if faults:
+        value = lambda name: repr(getattr(checks, name))
+        rule = "unknown option value"
+        raise DataError([Failure(rule, None, None, n, value(n), why) for n, why in faults])
 
 # %% ../nbs/00b_checks.ipynb #253fff10
 @dataclass(frozen=True)
@@ -426,7 +437,7 @@ def _range_failures(
         found += _cell_failures(frame, outside, name, "outside low and high", "correct the row")
     return found
 
-# %% ../nbs/00b_checks.ipynb #c9fe1529
+# %% ../nbs/00b_checks.ipynb #6ad73bf0
 def _mask_of(
     shape: tuple[int, ...],  # of the table
     cells: Sequence[tuple[int, int]],  # rows and columns
@@ -436,24 +447,32 @@ def _mask_of(
     return mask
 
 
-_UNIT_REMEDY = "correct the unit or the decimal point, or accept the rule if it is true"
+def _spikes(
+    steps: _Steps,
+    far: np.ndarray,  # True = a jump by a factor of about 100
+) -> np.ndarray:  # True = a spike begins here
+    spikes: list[tuple[int, int]] = []
+    base: dict[int, float] = {}  # by column: the close before a spike that has not ended
+    for r, c in np.argwhere(far):
+        back = steps.close[r, c] / base.pop(c, np.nan)
+        if not 0.1 < back < 10:  # a second jump that leads back is the end of the first
+            spikes.append((r, c))
+            base[c] = steps.before[r, c]
+    return _mask_of(steps.close.shape, spikes)
 
 # %% ../nbs/00b_checks.ipynb #aa063679
+_UNIT_REMEDY = "correct the unit or the decimal point, or accept the rule if it is true"
+
+
 def _jump_failures(
     bars: Bars,
     steps: _Steps,
     checks: Checks,
 ) -> list[Failure]:
     ratio, long = steps.ratio, steps.gap > np.maximum(365, 2.5 * steps.wait)
-    far, spikes = (ratio > 80) | (ratio < 1 / 80), []  # 80: the market moves as well
-    base: dict[int, float] = {}  # by column: the close before a spike that has not ended
-    for r, c in np.argwhere(far & ~long):
-        back = steps.close[r, c] / base.pop(c, np.nan)
-        if not 0.1 < back < 10:  # a second jump that leads back is the end of the first
-            spikes.append((r, c))
-            base[c] = steps.before[r, c]
+    far = (ratio > 80) | (ratio < 1 / 80)  # the market moves as well: less than 100
     found = _cell_failures(
-        bars.close, _mask_of(bars.close.shape, spikes), "close", "100x jump", _UNIT_REMEDY
+        bars.close, _spikes(steps, far & ~long), "close", "100x jump", _UNIT_REMEDY
     )
     for name in ("high", "low"):
         if (frame := bars.tables.get(name)) is not None:
@@ -469,12 +488,9 @@ def _jump_failures(
     found += _cell_failures(
         bars.close, other, "close", "reused ticker", "name the two companies apart"
     )
+    same = long & ~other & np.isfinite(steps.close)
     return found + _cell_failures(
-        bars.close,
-        long & ~other & np.isfinite(steps.close),
-        "close",
-        "long gap",
-        "is it still the same company?",
+        bars.close, same, "close", "long gap", "is it still the same company?"
     )
 
 # %% ../nbs/00b_checks.ipynb #cb1dcd8b
@@ -550,7 +566,33 @@ def _usual_move(
 ) -> float:  # typical daily move, robust
     return 1.25 * np.sort(np.abs(np.diff(logs)))[:-1].mean() if len(logs) > 5 else np.nan
 
+# %% ../nbs/00b_checks.ipynb #749347f0
+def _volume_verdict(
+    x: np.ndarray,  # log closes of one symbol, observed rows only
+    p: int,  # the row of the jump
+    volume: np.ndarray,  # same rows
+    calm: bool,  # the volatility after the jump is not much higher than before
+) -> str | None:  # the rule that is broken
+    jump = abs(x[p] - x[p - 1])
+    value = np.log(np.where(volume > 0, volume, np.nan)) + x  # money traded
+    value[p] = np.nan_to_num(value[p], nan=np.inf)
+    change = abs(np.nanmedian(value[p:]) - np.nanmedian(value[:p]))
+    if not change < jump / 2 or value[p] > np.nanmedian(value[:p]) + np.log(4):
+        return None  # other money than before: a market
+    sure = change < max(0.25, jump / 4) and calm
+    sure = sure and jump > 0.6 and len(x) - p >= 15
+    return "split without adjustment" if sure else "possible split"
+
 # %% ../nbs/00b_checks.ipynb #b4ba1716
+def _is_volatile_day(
+    spread: np.ndarray,  # log(high / low)
+    p: int,  # the row of the jump
+) -> bool:
+    if not np.isfinite(spread[p]) or not np.isfinite(spread[:p]).any():
+        return False
+    return bool(spread[p] > 4 * np.nanmedian(spread[:p]) + 0.005)
+
+
 def _split_verdict(
     x: np.ndarray,  # log closes of one symbol, observed rows only
     p: int,  # the row of the jump
@@ -566,26 +608,13 @@ def _split_verdict(
     off = np.abs(np.abs(jump) - _SPLITS).min()
     limit, wild = (3 * before, 6) if slow else (min(0.06, 0.005 + 3 * before), 15)
     if not off < limit or not after < 2 * before or abs(jump) < wild * before:
-        return None  # no simple ratio, wilder afterwards, or nothing special for this symbol
-    ranged = not slow and spread is not None and np.isfinite(spread[:p]).any()
-    if (
-        spread is not None
-        and ranged
-        and np.isfinite(spread[p])
-        and (spread[p] > 4 * np.nanmedian(spread[:p]) + 0.005)
-    ):
-        return None  # a volatile day
+        return None  # no simple ratio, more volatile afterwards, or nothing special here
+    if not slow and spread is not None and _is_volatile_day(spread, p):
+        return None
     if volume is None or not (np.nan_to_num(volume) > 0).mean() > 0.5:
         alike = (slow or off < 0.02) and after < 1.5 * before and abs(jump) > 0.6  # else a crash
         return "possible split" if alike else None
-    value = np.log(np.where(volume > 0, volume, np.nan)) + x
-    value[p] = np.nan_to_num(value[p], nan=np.inf)
-    change = abs(np.nanmedian(value[p:]) - np.nanmedian(value[:p]))
-    if not change < abs(jump) / 2 or value[p] > np.nanmedian(value[:p]) + np.log(4):
-        return None  # other money than before: a market
-    sure = change < max(0.25, abs(jump) / 4) and after < 1.5 * before
-    sure = sure and abs(jump) > 0.6 and len(x) - p >= 15
-    return "split without adjustment" if sure else "possible split"
+    return _volume_verdict(x, p, volume, after < 1.5 * before)
 
 # %% ../nbs/00b_checks.ipynb #fe6ee2d5
 def _given_split(
@@ -683,7 +712,7 @@ def _seam_failures(
         found.append(Failure("possible seam", None, bars.sessions[r], "close", count, remedy))
     return found
 
-# %% ../nbs/00b_checks.ipynb #8ca40509
+# %% ../nbs/00b_checks.ipynb #4cc02b0e
 def _calendar_columns(
     bars: Bars,
     checks: Checks,
@@ -695,6 +724,18 @@ def _calendar_columns(
     return {n: np.flatnonzero(names == n) for n in names.dropna().unique()}
 
 
+def _outside_calendar(
+    name: str,  # of the calendar
+    rows: tuple[pd.Timestamp, pd.Timestamp],  # first and last session with a price
+    known: tuple[pd.Timestamp, pd.Timestamp],  # first and last day of the calendar
+) -> Failure:
+    (first, last), (start, end) = rows, known
+    given = f"{start:%Y-%m-%d} to {end:%Y-%m-%d}" if start <= end else "no day of them"
+    remedy = f"{name} is known for {given}: the other rows are not checked against it"
+    value = f"{first:%Y-%m-%d} to {last:%Y-%m-%d}"
+    return Failure("outside calendar", None, None, "date", value, remedy)
+
+# %% ../nbs/00b_checks.ipynb #859c3aa0
 def _calendar_failures(
     bars: Bars,
     steps: _Steps,
@@ -709,10 +750,7 @@ def _calendar_failures(
         closes = exchange_sessions(name, first, last)
         start, end = closes.attrs.get("covers", (pd.Timestamp.max, pd.Timestamp.min))
         if start > first or end < last:
-            given = f"{start:%Y-%m-%d} to {end:%Y-%m-%d}" if start <= end else "no day of them"
-            remedy = f"{name} is known for {given}: the other rows are not checked against it"
-            value = f"{first:%Y-%m-%d} to {last:%Y-%m-%d}"
-            found.append(Failure("outside calendar", None, None, "date", value, remedy))
+            found.append(_outside_calendar(name, (first, last), (start, end)))
         covered = (bars.sessions >= start) & (bars.sessions <= end)
         closed = np.zeros_like(seen)
         closed[:, columns] = (
@@ -885,7 +923,7 @@ def _frequency_failures(
         for c in np.flatnonzero(known & (steps.wait >= 3.5 * fast))
     ]
 
-# %% ../nbs/00b_checks.ipynb #a3b469b1
+# %% ../nbs/00b_checks.ipynb #0ecee082
 def _currency_failures(
     bars: Bars,
     steps: _Steps,
@@ -1058,7 +1096,7 @@ _NOT_REPAIRABLE = (
     "maybe week label",
 )
 
-# %% ../nbs/00b_checks.ipynb #a7d2641e
+# %% ../nbs/00b_checks.ipynb #17c45448
 def _repair_mode(
     checks: Checks,
     rule: str,

@@ -78,7 +78,9 @@ def sync_folder(
 # %% ../nbs/00_core.ipynb #core0012
 def write_atomic(
     path: str | Path,  # the file; its folder exists
-    content: bytes | str | Callable,  # what to write, or a function that writes to its argument
+    content: bytes
+    | str
+    | Callable[[Path], object],  # or a function that writes to the path it gets
 ) -> Path:  # the same path
     "Write a file so that whoever looks finds the old one or the new one, never a part."
     path = Path(path)

@@ -6,7 +6,7 @@
 __all__ = ['Day', 'Instruments', 'Symbols', 'Failure', 'DataError', 'parse_day', 'parse_span', 'parse_days', 'elapsed',
            'periods_per_year', 'prices_per_year', 'date_fault', 'check_sessions', 'check_table', 'plain_name',
            'instruments_by_symbol', 'symbol_names', 'choose_symbols', 'simple_returns', 'pivot_rows', 'Bars',
-           'session_gaps', 'check_within']
+           'session_gaps', 'table_rows']
 
 # %% ../nbs/00_data.ipynb #a8a08c55
 import datetime
@@ -297,69 +297,55 @@ def check_sessions(
 
 # %% ../nbs/00_data.ipynb #checkcol
 def _check_columns(
-    names: pd.Index,  # of a table
+    table: pd.DataFrame,
     name: str,  # as for `check_table`
-) -> None:  # raises DataError where they are no symbols
-    if not len(names):
-        raise DataError(f"{name} have no column: give one per symbol", column="symbol")
-    for symbol in names:
+) -> None:  # raises DataError where a column is no symbol, is there twice, or holds no numbers
+    for symbol in table.columns:
         if not isinstance(symbol, str):
             raise DataError(
                 f"{name} have a column {symbol!r} ({type(symbol).__name__}), no symbol: "
-                f"{name}.set_axis([...], axis=1) with names of symbols",
+                f"{name}.set_axis([...], axis=1) with names of the bars",
                 column="symbol",
                 value=symbol,
             )
-    for symbol in names[names.duplicated()]:
+    for symbol in table.columns[table.columns.duplicated()]:
+        total = f"{name}.T.groupby(level=0).sum().T"
         raise DataError(
-            f"{name} have several columns '{symbol}': keep one, or add them up with "
-            f"{name}.T.groupby(level=0).sum().T",
+            f"{name} have several columns '{symbol}': keep one, or add them up with {total}",
             symbol=symbol,
         )
-
-
-def _check_numbers(
-    table: pd.DataFrame,  # sessions x symbols
-    name: str,  # as for `check_table`
-) -> None:  # raises DataError where it holds text, complex or infinite numbers
     for symbol, kind in table.dtypes.items():
         if not pd.api.types.is_numeric_dtype(kind) or getattr(kind, "kind", "f") == "c":
             raise DataError(
                 f"{name} of '{symbol}' are of type {kind}, not numbers: {name}.astype(float)",
                 symbol=str(symbol),
             )
-    values = table.to_numpy(dtype=float, na_value=np.nan)
-    for t, i in np.argwhere(np.isinf(values))[:1]:
-        day, symbol = table.index[t], table.columns[i]
-        raise DataError(
-            f"{name}: '{symbol}' on {day:%Y-%m-%d} is {values[t, i]}: give a finite number",
-            symbol=symbol,
-            session=day,
-            value=values[t, i],
-        )
 
 # %% ../nbs/00_data.ipynb #checktab
 def check_table(
-    table: Any,  # what should be sessions x symbols, numbers
-    name: str,  # the variable that holds it, in the plural, for the message and the remedies
-) -> pd.DataFrame:  # the same; NaN is let pass, an infinite number is not; raises DataError
-    "Raise `DataError` unless this is a table of numbers, sessions x symbols."
+    table: Any,  # what should be a table, sessions x symbols
+    name: str,  # the variable that holds it, such as 'weights', for the message and the remedies
+) -> pd.DataFrame:  # the same; raises DataError with the remedy
+    "Refuse what is no table of numbers with a row per session and a column per symbol."
     axes = [getattr(table, axis, None) for axis in ("index", "columns")]
     if any(isinstance(axis, pd.MultiIndex) for axis in axes):
         raise DataError(
             f"{name} have an index of several levels: one row per session and one column per "
-            f"symbol, e.g. {name}['value'].unstack('symbol')"
+            f"symbol, such as {name}['value'].unstack('symbol')"
         )
     if not isinstance(table, pd.DataFrame):
-        how = f"pd.DataFrame({name}, bars.sessions, bars.symbols)"
-        how = f"{name}.to_frame('KO')" if isinstance(table, pd.Series) else how
+        how = "pd.DataFrame(values, bars.sessions, bars.symbols)"
+        how = f"{name}.to_frame('SPY')" if isinstance(table, pd.Series) else how
+        kind = type(table).__name__
+        raise DataError(f"{name} are a {kind}: give a DataFrame, sessions x symbols, such as {how}")
+    if not table.size:
+        none = "row" if not len(table) else "column"
         raise DataError(
-            f"{name} are a {type(table).__name__}: give a DataFrame, sessions x symbols, e.g. {how}"
+            f"{name} are empty, they have no {none}: give at least one session and one symbol"
         )
-    _check_columns(table.columns, name)
     if fault := date_fault(table.index, name):
         raise DataError(f"{name} {fault}", column="date")
-    _check_numbers(table, name)
+    _check_columns(table, name)
     return table
 
 # %% ../nbs/00_data.ipynb #01d21e80
@@ -475,7 +461,7 @@ def symbol_names(
         fault = Failure("no list of symbols", None, None, "symbols", repr(symbols)[:60], way)
     if fault is not None:
         raise DataError(fault)
-    names = list(symbols or ())
+    names = [] if symbols is None else list(symbols)
     if odd := [n for n in names if not isinstance(n, (str, int, np.integer)) or n is True]:
         way = "write each symbol as a text"
         raise DataError(Failure("not a symbol", None, None, "symbols", repr(odd[0])[:60], way))
@@ -876,8 +862,10 @@ class Bars:
 
         Parameters
         ----------
-        start, end : str or date, optional
-            'YYYY', 'YYYY-MM', 'YYYY-MM-DD' or a date; None = open.
+        start : str or date, optional
+            First day: 'YYYY', 'YYYY-MM', 'YYYY-MM-DD' or a date; None = open.
+        end : str or date, optional
+            Last day, inclusive.
 
         Returns
         -------
@@ -1040,29 +1028,33 @@ def _bars_html(
     )
 
 # %% ../nbs/00_data.ipynb #checkwit
-def check_within(
-    table: pd.DataFrame,  # of `check_table`
-    bars: Bars,  # that must have its sessions and symbols
+def table_rows(
+    table: pd.DataFrame,  # a table that `check_table` accepts
+    bars: Bars,  # the market it belongs to
     name: str,  # as for `check_table`
-) -> np.ndarray:  # the row of each of its sessions in the bars; raises DataError
-    "Raise `DataError` unless the sessions and symbols of a table are among those of the bars."
+    gaps: str | None = None,  # remedy where a session in between has no row; None = allowed
+) -> np.ndarray:  # position of each row in the sessions of the bars; raises DataError
+    "Where the rows of a table stand in the bars, which must have all its symbols and sessions."
     if not isinstance(bars, Bars):
         raise DataError(
             f"bars are a {type(bars).__name__}, not Bars: a table of closes becomes "
-            "Bars(close) (hybrid_ssm.data)"
+            "Bars(close=prices), a file load_bars(source=path)"
         )
     for symbol in table.columns[~table.columns.isin(bars.symbols)]:
+        known = did_you_mean(symbol, bars.symbols)
         raise DataError(
-            f"{name} name '{symbol}', which the bars do not have: "
-            f"{did_you_mean(symbol, bars.symbols)}",
-            symbol=symbol,
+            f"{name} name '{symbol}', which the bars do not have: {known}", symbol=symbol
         )
-    where = bars.sessions.get_indexer(table.index)
-    for day in table.index[where < 0]:
+    rows = bars.sessions.get_indexer(table.index)
+    span = f"{bars.sessions[0]:%Y-%m-%d} to {bars.sessions[-1]:%Y-%m-%d}"
+    for day in table.index[rows < 0]:
         raise DataError(
-            f"{name} have a row for {day:%Y-%m-%d}, which is no session of the bars "
-            f"({bars.sessions[0]:%Y-%m-%d} to {bars.sessions[-1]:%Y-%m-%d}): date a row by the "
-            "session that decides it",
+            f"{name} have a row for {day:%Y-%m-%d}, which is no session of the bars ({span}): "
+            "date a row by the session that decides it",
             session=day,
         )
-    return where
+    for t in np.flatnonzero(np.diff(rows) != 1) if gaps else []:
+        raise DataError(
+            f"{name} have no row for session {bars.sessions[rows[t] + 1]:%Y-%m-%d}{gaps}"
+        )
+    return rows

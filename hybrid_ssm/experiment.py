@@ -45,7 +45,7 @@ from hybrid_ssm.baselines import (
     VSNLSTMBaseline,
     equal_parameters,
 )
-from .features import macd
+from .rules import macd_rule, ewmac_rule
 from hybrid_ssm.rules import (
     blend,
     buy_and_hold,
@@ -55,7 +55,6 @@ from hybrid_ssm.rules import (
     rotated_blend,
     tsmom,
 )
-from .technical import ewmac
 from hybrid_ssm.calibration import (
     calibration_verdict,
     check_calibratable,
@@ -64,12 +63,12 @@ from hybrid_ssm.calibration import (
     pit,
     reliability,
 )
-from .data import Bars, DataError, parse_day, periods_per_year
 from .calendars import align
+from .data import Bars, DataError, parse_day, periods_per_year
 from .checks import FILE_OPTIONS, Checks
 from .core import did_you_mean, write_atomic
 from .sources import instrument_costs, load_bars
-from .features import DEFAULT_FEATURES, FEATURES
+from .feature_set import DEFAULT_FEATURES, FEATURES
 from hybrid_ssm.figures import (
     attention_figure,
     calibration_figure,
@@ -548,8 +547,8 @@ STRATEGIES = {
     "ridge": Strategy("ridge", lambda c: RidgeBaseline(len(c.features)), trained=True),
     "tsmom": _rule("TSMOM", tsmom),
     "long_only": _rule("long only", long_only),
-    "macd": _rule("MACD", macd),
-    "ewmac": _rule("EWMAC", ewmac),
+    "macd": _rule("MACD", macd_rule),
+    "ewmac": _rule("EWMAC", ewmac_rule),
     "carry": _rule("carry", carry, needs="carry"),
     "blend": _rule("blend", blend, needs="carry"),
     "rotated_blend": _rule("rotated blend", rotated_blend, needs="carry"),

@@ -22,16 +22,14 @@ import pandas as pd
 from .core import HORIZONS
 from .data import Bars, DataError, Day, elapsed, parse_day
 from .sources import Costs, instrument_costs, load_bars
-from hybrid_ssm.features import (
+from hybrid_ssm.feature_set import (
     DEFAULT_FEATURES,
-    FeaturePanel,
-    FeatureScaler,
-    check_bars,
+    FeatureChoice,
     compute_features,
-    feature_names,
-    fit_scaler,
+    find_features,
     too_few_symbols,
 )
+from .features import FeaturePanel, FeatureScaler, check_bars, fit_scaler
 from .splits import Fold, Folds, holdout, usable, walk_forward
 from .targets import Targets, forward_targets
 
@@ -435,7 +433,7 @@ class FinancialDataHandler:
     training_start, training_end : first and last session, both included.
     source : 'sample', 'yahoo' or a file; see `load_bars`.
     bars : bars already loaded; then symbols, dates and source are not used.
-    features : names from `FEATURES`, 'all', or the name of a family.
+    features : names from `FEATURES`, 'all', the name of a family, or your own `Feature`s.
     horizons : sessions ahead; the first must be 1.
     costs : one-way fraction of the notional, for all or by symbol; None = the instrument table.
 
@@ -453,11 +451,13 @@ class FinancialDataHandler:
         source: object = "sample",  # 'sample', 'yahoo' or a file; see `load_bars`
         bars: Bars
         | None = None,  # bars already loaded; then symbols, dates and source are not used
-        features: Sequence | str = DEFAULT_FEATURES,  # names from `FEATURES`, 'all', or a family
+        features: FeatureChoice = DEFAULT_FEATURES,  # names, a family, 'all', or your own `Feature`s
         horizons: Sequence = HORIZONS,  # sessions ahead; the first must be 1
         costs: Costs = None,  # one-way fraction of notional; None = instrument table
     ):  # raises DataError
-        self.features, self.horizons = feature_names(features), _as_horizons(horizons)
+        self._features = find_features(features)
+        self.features = tuple(f.name for f in self._features)
+        self.horizons = _as_horizons(horizons)
         self.training_start, self.training_end = training_dates(training_start, training_end)
         self.wanted, self.costs = _as_symbols(symbols), costs
         self.source = source if bars is None else "bars that were handed over"
@@ -492,7 +492,7 @@ class FinancialDataHandler:
     @cached_property
     def panel(self) -> FeaturePanel:
         "Unscaled causal features of all sessions."
-        return compute_features(self.bars, names=self.features)
+        return compute_features(self.bars, names=self._features)
 
     @cached_property
     def targets(self) -> Targets:
@@ -512,7 +512,7 @@ class FinancialDataHandler:
     @property
     def blank(self) -> tuple:
         "Features that stay blank because they compare more symbols than there are."
-        return tuple(too_few_symbols(self.features, len(self.bars.symbols)))
+        return tuple(too_few_symbols(self._features, len(self.bars.symbols)))
 
     def folds(
         self,

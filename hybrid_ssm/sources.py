@@ -9,43 +9,50 @@ __all__ = ['SAMPLE_SECTORS', 'SAMPLE_STOCKS', 'SAMPLE_INDICES', 'STOCK_COST', 'S
            'yahoo_bars', 'instrument_costs', 'load_bars']
 
 # %% ../nbs/00d_sources.ipynb #src00004
+import datetime
+import logging
 import re
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from numbers import Real
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from hybrid_ssm.checks import (
+    Checks,
+    checked,
+)
+from hybrid_ssm.core import (
+    did_you_mean,
+    require,
+)
 from hybrid_ssm.data import (
     Bars,
     DataError,
     Day,
     Failure,
     Instruments,
-    symbol_names,
+    Symbols,
     check_sessions,
-    parse_span,
     choose_symbols,
     parse_day,
+    parse_span,
+    symbol_names,
 )
-from .files import _ALIASES
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from pathlib import Path
-from numbers import Real
-from collections.abc import Sequence
-from .files import file_bars
-from .checks import checked
-from contextlib import contextmanager
-from dataclasses import dataclass
-import datetime
-from .core import did_you_mean, require
-import logging
-from functools import lru_cache
-import numpy as np
-import pandas as pd
-from dataclasses import replace
-import threading
-import time
-import warnings
-from .files import read_instruments, read_long
-from typing import Any
-from .checks import Checks
+from hybrid_ssm.files import (
+    _ALIASES,
+    file_bars,
+    read_instruments,
+    read_long,
+)
 
 # %% ../nbs/00d_sources.ipynb #2a6848e6
 SAMPLE_SECTORS = {
@@ -70,19 +77,28 @@ SAMPLE_SECTORS = {
     "WMT": "Consumer Staples",
     "XOM": "Energy",
 }
+
+
 SAMPLE_STOCKS = tuple(SAMPLE_SECTORS)
+
+
 SAMPLE_INDICES = ("^GSPC", "^IXIC")
+
+
 STOCK_COST = 0.0005  # assumed cost of trading one unit of notional once: 5 basis points
+
 
 SURVIVORSHIP = (
     "The sample's stocks were chosen because they were large in 2022 (survivors): "
     "results on them are flattered by hindsight."
 )
+
+
 PRICE_INDEX = "The indices are price indices, without dividends; the stocks' closes include them."
 
 # %% ../nbs/00d_sources.ipynb #b644f909
 @lru_cache(maxsize=1)
-def _sample_tables() -> dict:  # name -> frame over all sample symbols
+def _sample_tables() -> dict[str, pd.DataFrame]:  # name -> frame over all sample symbols
     from arch.data import nasdaq, sp500
     from skfolio.datasets import load_sp500_dataset, load_sp500_index
 
@@ -116,8 +132,7 @@ def _sample_instruments() -> pd.DataFrame:
 
 # %% ../nbs/00d_sources.ipynb #dcdca4f7
 def sample_bars(
-    symbols: Sequence[str]
-    | None = None,  # of SAMPLE_STOCKS and SAMPLE_INDICES; None = the 20 stocks
+    symbols: Symbols = None,  # of SAMPLE_STOCKS and SAMPLE_INDICES; None = the 20 stocks
     start: Day = None,  # first day, from 1990-01-02
     end: Day = None,  # last day, inclusive, to 2022-12-28
     instruments: Instruments | str | Path = None,  # instead of the sample's own table
@@ -125,40 +140,29 @@ def sample_bars(
     **options: Any,  # calendar, strict, accept, repair, now: see Checks
 ) -> Bars:  # stocks have closes only; indices open, high, low, volume from 1999 to 2018
     "Real prices, offline: 20 large caps (survivors) and two indices."
-    tables = _sample_tables()
-    wanted = (
-        choose_symbols(symbols, list(tables["close"].columns))
-        if symbols is not None
-        else list(SAMPLE_STOCKS)
-    )
+    tables, known = _sample_tables(), read_instruments(instruments)
+    names = list(SAMPLE_STOCKS if symbols is None else tables["close"].columns)
+    wanted = choose_symbols(symbols, names)
     close = tables["close"][wanted].dropna(how="all")
     given = {n: f.loc[close.index, wanted] for n, f in tables.items()}
     given = {n: f for n, f in given.items() if f.notna().any().any()}
-    bars = Bars(
-        **given,
-        instruments=_sample_instruments() if instruments is None else read_instruments(instruments),
-    )
-    bars = bars.window(start, end)
+    bars = Bars(**given, instruments=_sample_instruments() if known is None else known)
+    bars = checked(bars.window(start, end), checks, **options)
     stocks, index = set(wanted) & set(SAMPLE_STOCKS), set(wanted) & set(SAMPLE_INDICES)
-    notes = [SURVIVORSHIP] * bool(stocks) + [PRICE_INDEX] * bool(index)
-    bars = checked(bars, checks, **options)
-    return replace(
-        bars,
-        provenance=bars.provenance
-        | {
-            "source": "sample (skfolio, arch)",
-            "fetched": None,
-            "adjustment": "stocks: dividends and splits; indices: none",
-            "sha256": bars.sha256,
-            "notes": notes,
-        },
-    )
+    facts = {
+        "source": "sample (skfolio, arch)",
+        "fetched": None,
+        "adjustment": "stocks: dividends and splits; indices: none",
+        "sha256": bars.sha256,
+        "notes": [SURVIVORSHIP] * bool(stocks) + [PRICE_INDEX] * bool(index),
+    }
+    return replace(bars, provenance=bars.provenance | facts)
 
 # %% ../nbs/00d_sources.ipynb #mo000002
 def check_one_currency(
     bars: Bars,  # excess returns are ratios of collateral and pass
 ) -> None:  # raises DataError with the symbols of each currency
-    "Are all known currencies of these prices one? Unknown ones are not judged."
+    "Raise where the prices are in several known currencies; unknown ones are not compared."
     if bars.excess is not None or len(bars.currencies) < 2:
         return
     table = bars.instruments["currency"]
@@ -186,88 +190,82 @@ _SUBUNITS = {
     "USX": "USD",
     "USc": "USD",
 }  # hundredths
+Rates: TypeAlias = (
+    pd.DataFrame | pd.Series | Bars | Mapping | None
+)  # one unit in the target, by day
 
 
 def _main_unit(
     code: str,  # of a price
-) -> tuple:  # the currency, and how many of the price's units make one of it
+) -> tuple[str, float]:  # the currency, and how many of the price's units make one of it
     return (_SUBUNITS[code], 100.0) if code in _SUBUNITS else (code, 1.0)
 
-
+# %% ../nbs/00d_sources.ipynb #948c0a0f
 def _rate_table(
-    rates,  # as for to_currency
-    needed: Sequence,  # currencies whose rates are needed
+    rates: Rates,
+    needed: Sequence[str],  # currencies whose rates are needed
     target: str,
 ) -> pd.DataFrame:  # positive where known, by day; raises DataError
     way = f"give a DataFrame by day with the columns {', '.join(needed)}: {target} for one unit"
+    table: Any = rates.close if isinstance(rates, Bars) else rates
     if isinstance(rates, pd.Series) and len(needed) == 1:
-        rates = rates.to_frame(needed[0])
+        table = rates.to_frame(needed[0])
     elif isinstance(rates, Mapping) and all(isinstance(r, pd.Series) for r in rates.values()):
-        rates = pd.DataFrame(dict(rates))
-    rates = rates.close if isinstance(rates, Bars) else rates
-    if not isinstance(rates, pd.DataFrame):
-        raise DataError(f"rates are a {type(rates).__name__}: {way}", rule="no rates")
-    if absent := [c for c in needed if c not in rates]:
+        table = pd.DataFrame(dict(rates))
+    if not isinstance(table, pd.DataFrame):
+        raise DataError(f"rates are a {type(table).__name__}: {way}", rule="no rates")
+    if absent := [c for c in needed if c not in table]:
         raise DataError(f"no rate for {', '.join(absent)}: {way}", rule="no rates", value=absent[0])
-    check_sessions(
-        rates.index, "days of the rates", "give one row per day, frame.tz_localize(None)"
-    )
-    raw = rates[list(needed)]
-    rates = raw.apply(pd.to_numeric, errors="coerce").astype(float)
-    wrong = raw.notna().to_numpy() & ~((rates > 0) & np.isfinite(rates)).to_numpy()
-    if wrong.any():
-        raise DataError(
-            [
-                Failure(
-                    "not a positive rate",
-                    needed[c],
-                    rates.index[r],
-                    "rate",
-                    raw.iat[r, c],
-                    "correct it",
-                )
-                for r, c in np.argwhere(wrong)
-            ]
-        )
-    return rates
+    check_sessions(table.index, "days of the rates", "rates")
+    raw = table[list(needed)]
+    number = raw.apply(pd.to_numeric, errors="coerce").astype(float)
+    wrong = raw.notna().to_numpy() & ~((number > 0) & np.isfinite(number)).to_numpy()
+    if not wrong.any():
+        return number
+    cells = [(needed[c], raw.index[r], raw.iat[r, c]) for r, c in np.argwhere(wrong)]
+    rule, remedy = "not a positive rate", "correct it"
+    raise DataError([Failure(rule, s, day, "rate", v, remedy) for s, day, v in cells])
 
 # %% ../nbs/00d_sources.ipynb #mo000004
-def _factors(
-    bars: Bars,
+def _last_rates(
+    rates: pd.Series,  # of one currency, by day
+    sessions: pd.DatetimeIndex,
+    max_age: float,  # days
+) -> tuple[np.ndarray, np.ndarray]:  # the last rate known at each session; True = none, or too old
+    known = rates.dropna()
+    if not len(known):
+        return np.full(len(sessions), np.nan), np.ones(len(sessions), bool)
+    at = known.index.searchsorted(sessions, side="right") - 1  # never a later one
+    age = (sessions - known.index[np.maximum(at, 0)]).days
+    value = np.where(at < 0, np.nan, known.to_numpy(float)[np.maximum(at, 0)])
+    return value, (at < 0) | (age > max_age)
+
+
+def _conversion_factors(
+    bars: Bars,  # with a known currency for every symbol
     target: str,  # currency
-    rates,  # as for to_currency
+    rates: Rates,
     max_age: float,  # days
 ) -> np.ndarray:  # sessions x symbols: target for one unit of each price; raises DataError
     units = [_main_unit(c) for c in bars.instruments["currency"]]
     needed = sorted({c for c, _ in units} - {target})
-    table = _rate_table(rates, needed, target) if needed else None
+    table = _rate_table(rates, needed, target) if needed else pd.DataFrame()
     out, faults, seen = np.empty(bars.close.shape), [], bars.observed.to_numpy()
+    remedy = f"give its rates up to each session, or a larger max_age ({max_age:g})"
     for k, (code, parts) in enumerate(units):
         if code == target:
             out[:, k] = 1 / parts
             continue
-        known = table[code].dropna()
-        at = known.index.searchsorted(bars.sessions, side="right") - 1  # never a later one
-        age = (bars.sessions - known.index[np.maximum(at, 0)]).days if len(known) else np.inf
-        old = seen[:, k] & ((at < 0) | (age > max_age))
-        faults += [
-            Failure(
-                "no recent rate",
-                bars.symbols[k],
-                day,
-                "currency",
-                code,
-                f"give its rates up to each session, or a larger max_age ({max_age:g})",
-            )
-            for day in bars.sessions[old][:1]
-        ]
-        out[:, k] = known.to_numpy(float)[np.maximum(at, 0)] / parts if len(known) else np.nan
-        out[at < 0, k] = np.nan
+        rate, old = _last_rates(table[code], bars.sessions, max_age)
+        out[:, k] = rate / parts
+        symbol = bars.symbols[k]
+        for day in bars.sessions[seen[:, k] & old][:1]:
+            faults.append(Failure("no recent rate", symbol, day, "currency", code, remedy))
     if faults:
         raise DataError(faults)
     return out
 
-
+# %% ../nbs/00d_sources.ipynb #f7b8bb9e
 def _converted(
     name: str,  # of a table or an extra
     frame: pd.DataFrame,
@@ -285,9 +283,6 @@ def _converted(
     return frame
 
 # %% ../nbs/00d_sources.ipynb #mo000005
-Rates = pd.DataFrame | pd.Series | Bars | Mapping | None  # one unit in the target, by day
-
-
 def to_currency(
     bars: Bars,  # with the column `currency` in the instrument table, known for every symbol
     currency: str,  # the target, e.g. 'USD'
@@ -299,22 +294,13 @@ def to_currency(
     if currency in _SUBUNITS or not (isinstance(currency, str) and currency.strip()):
         raise DataError(f"currency = {currency!r}: give a main unit such as 'GBP'", value=currency)
     if len(lost := given.index[given == "unknown"]):
-        raise DataError(
-            [
-                Failure(
-                    "unknown currency",
-                    s,
-                    None,
-                    "currency",
-                    None,
-                    "write it in the instrument table",
-                )
-                for s in lost
-            ]
-        )
+        rule, remedy = "unknown currency", "write it in the instrument table"
+        raise DataError([Failure(rule, s, None, "currency", None, remedy) for s in lost])
     if (given == currency).all():
         return bars
-    factor = pd.DataFrame(_factors(bars, currency, rates, max_age), bars.sessions, bars.symbols)
+    factor = pd.DataFrame(
+        _conversion_factors(bars, currency, rates, max_age), bars.sessions, bars.symbols
+    )
     moved = given != currency
     new = {
         n: f.where(~moved, _converted(n, f, factor, bars.observed), axis=1)
@@ -325,13 +311,8 @@ def to_currency(
         f"{currency}; {', '.join(sorted(set(given[moved])))} at the last rate known, at most "
         f"{max_age:g} days old"
     )
-    return replace(
-        bars,
-        **new,
-        extras=extras,
-        provenance=bars.provenance | {"currency": note},
-        instruments=bars.instruments.assign(currency=currency),
-    )
+    table, facts = bars.instruments.assign(currency=currency), bars.provenance | {"currency": note}
+    return replace(bars, **new, extras=extras, provenance=facts, instruments=table)
 
 # %% ../nbs/00d_sources.ipynb #mo000009
 def as_bars(
@@ -340,7 +321,7 @@ def as_bars(
     checks: Checks | None = None,  # of a table; or by keywords
     **options: Any,  # of a table: see Checks
 ) -> Bars:  # the same Bars, or checked ones; raises DataError
-    "`Bars` of what is nearly one."
+    "`Bars` of bars, of a table of closes, or of a long table."
     instruments = read_instruments(instruments)
     if isinstance(prices, Bars):
         return prices if instruments is None else replace(prices, instruments=instruments)
@@ -371,7 +352,7 @@ RAW_COLUMNS = ("date", "open", "high", "low", "close", "adj_close", "volume", "d
 
 @dataclass(frozen=True, eq=False)
 class RawBars:
-    "What a source says about one symbol: prices as it gives them, and the actions beside them."
+    "One symbol as a source gives it: prices, and dividends and splits beside them."
 
     symbol: str
     table: pd.DataFrame  # RAW_COLUMNS; dividend per share, 0 = none; split = new per old, 1 = none
@@ -380,10 +361,10 @@ class RawBars:
     split_adjusted: bool = True  # in shares of today, as Yahoo gives them; False = as traded
 
 # %% ../nbs/00d_sources.ipynb #e8ee4f3a
-def _same_shares(
-    raw: RawBars,
-    last: pd.Timestamp | None,  # the day in whose shares everything is said; None = of the table
-) -> dict:  # column -> array of the rows up to `last`
+def _in_shares_of(
+    raw: RawBars,  # one symbol
+    last: pd.Timestamp | None,  # the day in whose shares prices are expressed; None = the last
+) -> dict[str, np.ndarray]:  # column -> array of the rows up to `last`
     rows = {n: raw.table[n].to_numpy() for n in RAW_COLUMNS}
     later = np.zeros(len(raw.table), bool) if last is None else rows["date"] > last.to_datetime64()
     split = rows["split"].astype(float)
@@ -400,7 +381,7 @@ def _same_shares(
 
 def _dividend_factor(
     symbol: str,
-    rows: Mapping,  # in shares of one day
+    rows: Mapping[str, np.ndarray],  # in shares of one day
 ) -> np.ndarray:  # per row with a close: what a price there is worth on the last day
     close, seen = rows["close"], ~np.isnan(rows["close"])
     paid = np.diff(np.cumsum(rows["dividend"])[seen])  # since the close before
@@ -423,9 +404,9 @@ def _dividend_factor(
 def adjust(
     raw: RawBars,  # one symbol
     last: Day = None,  # the last day; None = of the table
-) -> pd.DataFrame:  # long rows as `Bars.from_long` takes them; DataError on an absurd dividend
+) -> pd.DataFrame:  # long rows as `read_long` takes them; DataError on an absurd dividend
     "Total-return prices: splits and dividends up to `last` are in them, later ones are not."
-    rows = _same_shares(raw, parse_day(last, "end"))
+    rows = _in_shares_of(raw, parse_day(last, "end"))
     factor = _dividend_factor(raw.symbol, rows)
     rows = {n: v[~np.isnan(rows["close"])] for n, v in rows.items()}  # no price, no row
     prices = {n: rows[n] * factor for n in ("open", "high", "low", "close")}
@@ -442,7 +423,7 @@ def adjustment_gap(
     raw: RawBars,  # with the column adj_close
 ) -> float:  # largest relative distance; NaN where the source gives no adjusted close
     "How far our total-return prices are from the source's own."
-    rows = _same_shares(raw, None)
+    rows = _in_shares_of(raw, None)
     seen = ~np.isnan(rows["close"])
     ours = rows["close"][seen] * _dividend_factor(raw.symbol, rows)
     theirs = rows["adj_close"][seen].astype(float)
@@ -455,8 +436,8 @@ def adjustment_gap(
 class PartialWarning(UserWarning):
     "Fewer symbols than asked for."
 
-
-_REMEDY = {
+# %% ../nbs/00d_sources.ipynb #72c0075e
+_REMEDIES = {  # rule -> remedy: reasons why a symbol can be absent
     "no network": "check the connection, or use source='sample' or a file",
     "rate limited": "wait some minutes and ask again, or ask for fewer symbols",
     "unknown symbol": "check the spelling on finance.yahoo.com",
@@ -467,28 +448,28 @@ _REMEDY = {
 
 
 def _gather(
-    symbols: Sequence,  # names
+    symbols: Sequence[str],  # names
     fetch: Callable,  # symbol -> RawBars; raises DataError
     every: bool = False,  # True = damage is collected as well, not raised at once
-) -> tuple:  # list of RawBars, list of the errors of the others
+) -> tuple[list, list[DataError]]:  # what was fetched, the errors of the others
     raws, errors, stop = [], [], None
     for symbol in symbols:
         try:
             if stop:
-                raise DataError(Failure(stop, symbol, value="not asked", remedy=_REMEDY[stop]))
+                raise DataError(Failure(stop, symbol, value="not asked", remedy=_REMEDIES[stop]))
             raws.append(fetch(symbol))
         except DataError as error:
-            if error.rule not in _REMEDY and not every:
-                raise  # damage is no absence
+            if error.rule not in _REMEDIES and not every:
+                raise  # a damaged symbol is not an absent one
             stop = error.rule if error.rule in ("no network", "rate limited") else stop
             errors.append(error)
     return raws, errors
 
 # %% ../nbs/00d_sources.ipynb #3b3b6790
-def _remarks(
-    raws: Sequence,  # of RawBars
+def _source_notes(
+    raws: Sequence[RawBars],
     last: pd.Timestamp | None,  # the day at which an open end was cut
-) -> list:  # sentences for the face of the bars
+) -> list[str]:  # notes that are shown with the bars
     gaps = {r.symbol: adjustment_gap(r) for r in raws}
     notes = [
         f"{s}: our total-return prices differ from the source's adjusted close by up to {g:.1%}."
@@ -510,8 +491,8 @@ def _remarks(
     return notes
 
 
-def _partial_note(
-    errors: Sequence,  # of DataError, one per absent symbol
+def _warn_missing(
+    errors: Sequence[DataError],  # one per absent symbol
 ) -> dict:  # symbol -> reason; gives the warning
     missing = {e.symbol: e.rule for e in errors}
     if not missing:
@@ -522,10 +503,10 @@ def _partial_note(
 
 # %% ../nbs/00d_sources.ipynb #6b14c5ce
 def _with_provenance(
-    bars: Bars,
+    bars: Bars,  # adjusted
     facts: Mapping | None,  # source, fetched, notes, ...
-    missing: dict,  # symbol -> reason
-    notes: list,  # further sentences for the face
+    missing: dict[str, str],  # symbol -> reason
+    notes: list[str],  # further notes
 ) -> Bars:
     facts = dict(facts or {})
     notes = [*facts.pop("notes", []), *notes, *(f"Missing: {s} ({w})." for s, w in missing.items())]
@@ -543,41 +524,35 @@ def _with_provenance(
 
 # %% ../nbs/00d_sources.ipynb #1dc053f5
 def assemble_bars(
-    symbols: Sequence[str] | str,  # names, each once
-    fetch: Callable,  # symbol -> RawBars; raises DataError with a rule such as 'unknown symbol'
+    symbols: Symbols,  # names, each once
+    fetch: Callable[[str], RawBars],  # raises DataError with a rule such as 'unknown symbol'
     start: Day = None,  # first day
     end: Day = None,  # last day, inclusive; None = the last one that is complete for all
-    instruments: Instruments
-    | str
-    | Path = None,  # None = the source's currency and an assumed STOCK_COST
+    instruments: Instruments | str | Path = None,  # None = currency of the source, STOCK_COST
     partial: bool = False,  # True = go on with fewer symbols, with a warning and `.missing`
     provenance: Mapping | None = None,  # source, fetched, ...
     checks: Checks | None = None,  # how strictly; or by keywords
     **options: Any,  # repair, accept, strict, ...: see Checks
 ) -> Bars:  # total-return prices; DataError with every symbol that is missing
-    "Bars out of single symbols: all of them, or named what is missing."
+    "Bars out of single symbols: all of them, or an error that names what is missing."
     first, last = parse_span(start, end)
     raws, errors = _gather(choose_symbols(symbols, None), fetch)
     stop = last or min((r.complete for r in raws), default=None)
     parts = {r.symbol: adjust(r, stop) for r in raws}
     parts = {s: p if first is None else p[p["date"] >= first] for s, p in parts.items()}
-    errors += [
-        DataError(Failure("no data in range", s, remedy=_REMEDY["no data in range"]))
-        for s, p in parts.items()
-        if not len(p)
-    ]
-    raws = [r for r in raws if len(parts[r.symbol])]
+    empty, rule = [s for s, p in parts.items() if not len(p)], "no data in range"
+    errors += [DataError(Failure(rule, s, remedy=_REMEDIES[rule])) for s in empty]
+    raws = [r for r in raws if r.symbol not in empty]
     if errors and not (partial and raws):
         raise type(errors[0])([f for e in errors for f in e.failures]) from errors[0]
-    names = [r.symbol for r in raws]
-    if instruments is None:
-        instruments = pd.DataFrame(
-            {"symbol": names, "currency": [r.currency for r in raws], "cost_fraction": STOCK_COST}
-        )
+    names, table = [r.symbol for r in raws], read_instruments(instruments)
+    if table is None:
+        money = [r.currency for r in raws]
+        table = pd.DataFrame({"symbol": names, "currency": money, "cost_fraction": STOCK_COST})
     frame = pd.concat([parts[s] for s in names])
-    bars = read_long(frame, instruments, checks, **options).select(names)
-    notes = _remarks(raws, stop if last is None else None)
-    return _with_provenance(bars, provenance, _partial_note(errors), notes)
+    bars = read_long(frame, table, checks, **options).select(names)
+    notes = _source_notes(raws, stop if last is None else None)
+    return _with_provenance(bars, provenance, _warn_missing(errors), notes)
 
 # %% ../nbs/00d_sources.ipynb #54a9b6d5
 DELISTED = (
@@ -586,9 +561,9 @@ DELISTED = (
 )
 
 
-def _why(
+def _yahoo_rule(
     error: Exception,  # what yfinance raised
-) -> str:  # a key of _REMEDY
+) -> str:  # a key of _REMEDIES
     names = {c.__name__ for c in type(error).__mro__}
     status = getattr(getattr(error, "response", None), "status_code", None)
     if "YFRateLimitError" in names or status == 429:
@@ -606,7 +581,12 @@ def _why(
 class Throttle:
     "At least `seconds` between one pass and the next, for all threads together."
 
-    def __init__(self, seconds, clock=time.monotonic, sleep=time.sleep):
+    def __init__(
+        self,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Any] = time.sleep,
+    ):
         self.seconds, self._clock, self._sleep = seconds, clock, sleep
         self._lock, self._last = threading.Lock(), -np.inf
 
@@ -625,7 +605,7 @@ _YAHOO_LOCK = threading.RLock()  # yfinance keeps one session and one set of swi
 
 # %% ../nbs/00d_sources.ipynb #a1fac0dd
 @contextmanager
-def _outspoken() -> Iterator:
+def _raising_yfinance() -> Iterator[Any]:  # the module yfinance, which raises instead of logging
     yfinance = require("yfinance")
     log, switch = logging.getLogger("yfinance"), yfinance.config.debug
     before = log.disabled, switch.hide_exceptions
@@ -658,17 +638,19 @@ def _yahoo_table(
     return table[~bare].reset_index(drop=True)
 
 # %% ../nbs/00d_sources.ipynb #2079b70e
-_YAHOO_NAME = re.compile(r"[\w.^=&$+-]{1,40}", re.ASCII)  # anything else would be another address
-_PASSING = ("rate limited", "unexpected answer")  # may be gone at the next try
+_YAHOO_NAME = re.compile(r"[\w.^=&$+-]{1,40}", re.ASCII)  # anything else would change the address
+
+
+_TEMPORARY = ("rate limited", "unexpected answer")  # the next try may succeed
 
 
 def _ask_yahoo(
-    symbol: str,
+    symbol: str,  # Yahoo's name
     first: pd.Timestamp | None,  # None = from the beginning
-    session,  # None, or a requests or curl_cffi session
+    session: Any,  # None, or a requests or curl_cffi session
 ) -> RawBars:  # raises what yfinance raises
     YAHOO_THROTTLE.wait()
-    with _outspoken() as yfinance:
+    with _raising_yfinance() as yfinance:
         yfinance.data.YfData.cache_get.cache_clear()  # it keeps broken answers too
         ticker = yfinance.Ticker(symbol, session=session)
         raw = ticker.history(
@@ -697,26 +679,30 @@ def yahoo_raw(
     first = parse_day(start, "start")
     require("yfinance")
     if not _YAHOO_NAME.fullmatch(symbol):
-        raise DataError(Failure("unknown symbol", symbol, remedy=_REMEDY["unknown symbol"]))
+        raise DataError(Failure("unknown symbol", symbol, remedy=_REMEDIES["unknown symbol"]))
     with _YAHOO_LOCK:
         for pause in (*pauses, None):
             try:
                 return _ask_yahoo(symbol, first, session)
             except Exception as error:
-                rule = _why(error)
-                if pause is None or rule not in _PASSING:
-                    raise DataError(Failure(rule, symbol, remedy=_REMEDY[rule])) from error
+                rule = _yahoo_rule(error)
+                if pause is None or rule not in _TEMPORARY:
+                    raise DataError(Failure(rule, symbol, remedy=_REMEDIES[rule])) from error
                 time.sleep(pause)
+    raise AssertionError("the last try returns or raises")
 
 # %% ../nbs/00d_sources.ipynb #d4750aac
 def yahoo_bars(
-    symbols: Sequence[str] | None = None,  # Yahoo's names; None = SAMPLE_STOCKS
+    symbols: Symbols = None,  # Yahoo's names; None = SAMPLE_STOCKS
     start: Day = None,  # first day; None = as far back as Yahoo goes
     end: Day = None,  # last day, inclusive; None = yesterday
-    instruments: Instruments = None,  # None = Yahoo's currency and an assumed STOCK_COST
+    instruments: Instruments
+    | str
+    | Path = None,  # None = Yahoo's currency and an assumed STOCK_COST
     session: object = None,  # a requests or curl_cffi session, e.g. with a proxy
     pauses: Sequence[float] = (2.0, 10.0, 30.0),  # seconds to wait before each further try
     partial: bool = False,  # True = go on with fewer symbols, with a warning and `.missing`
+    checks: Checks | None = None,  # how strictly; or by keywords
     **options: Any,  # repair, accept, strict, ...: see Checks
 ) -> Bars:  # all symbols or DataError: no network, rate limited, unknown symbol, no data in range
     "Daily total-return prices from Yahoo."
@@ -734,11 +720,30 @@ def yahoo_bars(
             "notes": [DELISTED],
             "fetched": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         },
+        checks=checks,
         **options,
     )
 
 # %% ../nbs/00d_sources.ipynb #3ea4e98b
-Costs = float | Mapping | pd.Series | None  # for all symbols, by symbol, or from the table
+Costs: TypeAlias = float | Mapping | pd.Series | None  # for all symbols, by symbol, or the table's
+
+
+def _cost_table(
+    bars: Bars,  # with an instrument table
+    costs: Costs,
+) -> pd.Series:  # by symbol, as given
+    if costs is None:
+        return bars.instruments["cost_fraction"].astype(float)
+    if isinstance(costs, (Mapping, pd.Series)):
+        return pd.Series(costs, dtype=float).reindex(bars.symbols)
+    if isinstance(costs, bool) or not isinstance(costs, Real) or not 0 <= float(costs) < 1:
+        raise DataError(
+            f"costs = {costs!r}: give a fraction in [0, 1) such as 0.0005, which is 5 basis points",
+            rule="no usable cost",
+            column="costs",
+            value=costs,
+        )
+    return pd.Series(float(costs), bars.symbols)
 
 
 def instrument_costs(
@@ -746,70 +751,38 @@ def instrument_costs(
     costs: Costs = None,  # one-way fraction of notional; None = `cost_fraction` of the table
 ) -> pd.Series:  # by symbol; raises DataError naming every symbol without a usable cost
     "One-way cost per unit of notional, symbol by symbol."
-    if costs is None:
-        table = bars.instruments["cost_fraction"].astype(float)
-    elif isinstance(costs, (Mapping, pd.Series)):
-        table = pd.Series(costs, dtype=float).reindex(bars.symbols)
-    else:
-        if isinstance(costs, bool) or not isinstance(costs, Real) or not 0 <= costs < 1:
-            raise DataError(
-                f"costs = {costs!r}: give a fraction in [0, 1) such as 0.0005, which "
-                "is 5 basis points",
-                rule="no usable cost",
-                column="costs",
-                value=costs,
-            )
-        table = pd.Series(float(costs), bars.symbols)
+    table = _cost_table(bars, costs)
     bad = table[~((table >= 0) & (table < 1))]
-    if len(bad):
-        remedy = (
+    if not len(bad):
+        return table
+    rule, remedy = (
+        "no usable cost",
+        (
             "give a fraction in [0, 1) in the column cost_fraction of the instrument table "
             f"(it has {', '.join(bars.instruments.columns)}), or one cost for all symbols: "
             "costs=0.0005 (on the command line --instruments FILE, --cost-bps 5)"
-        )
-        raise DataError(
-            [
-                Failure("no usable cost", symbol=s, column="cost_fraction", value=v, remedy=remedy)
-                for s, v in bad.items()
-            ]
-        )
-    return table
+        ),
+    )
+    cells = bad.items()
+    raise DataError([Failure(rule, s, None, "cost_fraction", v, remedy) for s, v in cells])
 
-# %% ../nbs/00d_sources.ipynb #e60d8045
-def _ready_bars(
-    bars: Bars,  # a market that is there already
-    symbols,  # None = all, in their order
-    span: Sequence,  # start and end
-    instruments,  # None = those of the bars
-    options: Mapping,  # of Checks
+# %% ../nbs/00d_sources.ipynb #e60d8045b
+def _select_bars(
+    bars: Bars,  # as they are
+    symbols: Symbols,  # None = all, in their order
+    start: Day,
+    end: Day,
+    instruments: Instruments,  # None = those of the bars
+    options: Mapping[str, Any],  # of Checks
 ) -> Bars:  # selected, cut and checked; raises DataError
     bars = bars if symbols is None else bars.select(symbols)
     bars = bars if instruments is None else replace(bars, instruments=instruments)
-    return checked(bars.window(*span), **options)
+    return checked(bars.window(start, end), **options)
 
 
-def load_bars(
-    symbols: Sequence[str]
-    | str
-    | None = None,  # None = the source's default universe, or all of a file
-    start: Day = None,  # first day: 'YYYY-MM-DD', 'YYYY', a date
-    end: Day = None,  # last day, inclusive
-    source: object = "sample",  # 'sample', 'yahoo', a file (.parquet, .csv, ...), a DataFrame, a
-    # `Bars`, {field: a wide table or its path}, or a store (has `.load`)
-    instruments: Instruments | str | Path = None,  # sector, currency, cost_fraction by symbol
-    **options: Any,  # of the reading and the checks (columns, decimal, accept, ...: FILE_OPTIONS),
-    # and of the source alone, e.g. partial=True with 'yahoo' or a store
-) -> Bars:  # checked; raises DataError with every failure
-    "Prices from the bundled sample, from Yahoo, from a store, from a file or from a table."
-    symbols = None if symbols is None else symbol_names(symbols)
-    instruments = read_instruments(instruments)
-    if hasattr(source, "load"):
-        return source.load(symbols, start, end, instruments=instruments, **options)
-    if isinstance(source, Bars):
-        return _ready_bars(source, symbols, (start, end), instruments, options)
-    if isinstance(source, str) and source in ("sample", "yahoo"):
-        loader = {"sample": sample_bars, "yahoo": yahoo_bars}[source]
-        return loader(symbols, start, end, instruments=instruments, **options)
+def _check_source(
+    source: Any,  # neither a name of a source nor bars nor a store
+) -> Any:  # the same, a path or a table; raises DataError
     if not isinstance(source, (str, Path, Mapping, pd.DataFrame)):
         raise DataError(
             f"source = {source!r:.60} is no market: give 'sample', 'yahoo', a path, a "
@@ -817,14 +790,52 @@ def load_bars(
             rule="unknown source",
             value=type(source).__name__,
         )
-    path_like = isinstance(source, str) and (
-        bool(re.search(r"[./\\\\]", source)) or Path(source).exists()
-    )
-    if isinstance(source, str) and not path_like:
+    if isinstance(source, str) and not re.search(r"[./\\\\]", source) and not Path(source).exists():
         hint = did_you_mean(source, ["sample", "yahoo"])
         raise DataError(
             f"source '{source}' is unknown: {hint} Or give the path of a .parquet or .csv file",
             rule="unknown source",
             value=source,
         )
-    return file_bars(source, symbols, start, end, instruments=instruments, **options)
+    return source
+
+# %% ../nbs/00d_sources.ipynb #e60d8045
+def load_bars(
+    symbols: Symbols = None,  # None = the source's default universe, or all of a file
+    start: Day = None,  # first day: 'YYYY-MM-DD', 'YYYY', a date
+    end: Day = None,  # last day, inclusive
+    source: Any = "sample",  # 'sample', 'yahoo', a file, a table, `Bars`, or a store
+    instruments: Instruments | str | Path = None,  # sector, currency, cost_fraction by symbol
+    **options: Any,  # of the reading and the checks, and of the source alone
+) -> Bars:
+    """Prices from the bundled sample, from Yahoo, from a store, from a file or from a table.
+
+    Parameters
+    ----------
+    symbols : one name or several; None = the source's default universe, or all of a file
+    start, end : first and last day, both inclusive: 'YYYY-MM-DD', 'YYYY' or a date; None = open
+    source : 'sample', 'yahoo', a file (.parquet, .csv, ...), a DataFrame, `Bars`,
+        {field: a wide table or its path}, or a store (anything with `.load`)
+    instruments : table, or its file: sector, currency, cost_fraction, allow_negative by symbol
+    **options : fields of `Checks` (see `FILE_OPTIONS`): columns, decimal, accept, repair, ...;
+        also partial=True with 'yahoo' or a store
+
+    Returns
+    -------
+    Bars : checked, with only what was asked for
+
+    Raises
+    ------
+    DataError : with every failure, each with its remedy
+    """
+    symbols = None if symbols is None else symbol_names(symbols)
+    instruments = read_instruments(instruments)
+    if hasattr(source, "load"):
+        return source.load(symbols, start, end, instruments=instruments, **options)
+    if isinstance(source, Bars):
+        return _select_bars(source, symbols, start, end, instruments, options)
+    if isinstance(source, str) and source in ("sample", "yahoo"):
+        loader: Any = {"sample": sample_bars, "yahoo": yahoo_bars}[source]
+        return loader(symbols, start, end, instruments=instruments, **options)
+    path = _check_source(source)
+    return file_bars(path, symbols, start, end, instruments=instruments, **options)

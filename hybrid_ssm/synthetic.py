@@ -7,64 +7,19 @@ __all__ = ['OVERNIGHT', 'SIMULATED', 'Truth', 'Market', 'realized_sharpe', 'garc
            'regime_filter', 'regime_switching', 'bid_ask_bounce', 'factor_market']
 
 # %% ../nbs/00f_synthetic.ipynb #1c07a19e
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .data import Bars
-
-# %% ../nbs/00f_synthetic.ipynb #89f5e306
-def _line(
-    values: np.ndarray,  # one line, finite
-    width: int = 420,  # pixels
-    height: int = 40,  # pixels
-) -> str:  # an inline SVG, from the lowest to the highest value
-    y = values[:: max(1, len(values) // width)]
-    low, span = y.min(), max(np.ptp(y), 1e-12)
-    dots = " ".join(
-        f"{x:.0f},{height - 3 - (v - low) / span * (height - 6):.1f}"
-        for x, v in zip(np.linspace(2, width - 2, len(y)), y)
-    )
-    return (
-        f'<svg width="{width}" height="{height}"><polyline points="{dots}" fill="none" '
-        'stroke="#D55E00" stroke-width="1.2"/></svg>'
-    )
-
-
-class _TruthFace:
-    def _hidden(self):
-        "What is known, without what is not."
-        named = {f: getattr(self, f) for f in self.__dataclass_fields__}
-        return {k: v for k, v in named.items() if isinstance(v, pd.DataFrame)}
-
-    def __repr__(self):
-        expected = "" if self.expected_sharpe is None else f", expected {self.expected_sharpe:.2f}"
-        return (
-            f"Truth(oracle's gross Sharpe {self.oracle_sharpe:.2f} ± {self.oracle_error:.2f}"
-            f"{expected}; {', '.join(self._hidden())})"
-        )
-
-    def _repr_html_(self):
-        rows = {
-            k: v.iloc[:, 0].to_numpy(float)
-            for k, v in self._hidden().items()
-            if len(v) == len(self.drift)
-        }
-        return (
-            repr(self)
-            + "<br>first column of each:<table>"
-            + "".join(
-                f"<tr><td>{k}</td><td>{v.min():.3g} .. {v.max():.3g}</td><td>{_line(v)}</td></tr>"
-                for k, v in rows.items()
-            )
-            + "</table>"
-        )
+from .core import SESSIONS_PER_YEAR, sparkline
+from .data import Bars, DataError
 
 # %% ../nbs/00f_synthetic.ipynb #c9f823fd
 @dataclass(frozen=True, eq=False, repr=False)
-class Truth(_TruthFace):
+class Truth:
     "What the maker of a market knows and a strategy must not see."
 
     drift: pd.DataFrame  # expected return of the NEXT session, known at this close
@@ -79,15 +34,38 @@ class Truth(_TruthFace):
     expected_sharpe: float | None = None  # of the same oracle, by formula, where there is one
     filtered_drift: pd.DataFrame | None = None  # the drift as well as the bars let anyone know it
 
+    def __repr__(self) -> str:
+        expected = "" if self.expected_sharpe is None else f", expected {self.expected_sharpe:.2f}"
+        return (
+            f"Truth(oracle's gross Sharpe {self.oracle_sharpe:.2f} ± {self.oracle_error:.2f}"
+            f"{expected}; {', '.join(self.tables)})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = ""
+        for name, frame in self.tables.items():
+            if len(frame) == len(self.drift):
+                v = frame.iloc[:, 0].to_numpy(float)
+                line = sparkline(v, height=40, label=name)
+                cells = (name, f"{v.min():.3g} .. {v.max():.3g}", line)
+                rows += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        return f"{self!r}<br>first column of each:<table>{rows}</table>"
+
+    @property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        "What is known of this market, by name."
+        known = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {k: v for k, v in known.items() if isinstance(v, pd.DataFrame)}
+
     def oracle_positions(self) -> pd.DataFrame:
-        "Positions in [-1, 1] held over the next session by whoever knows the drift."
+        "Positions in [-1, 1] for the next session, by the drift that only the maker knows."
         score = self.drift / self.volatility**2
         if self.covariance is not None:  # moving together, they are sized together
             score[:] = np.linalg.solve(self.covariance, self.drift.T).T
         return score / max(float(score.abs().to_numpy().max()), 1e-12)
 
     def best_positions(self) -> pd.DataFrame:
-        "The same of whoever knows the parameters and sees nothing but the bars."
+        "The same by the drift as well as the bars let anyone know it, the parameters known."
         return replace(
             self, drift=self.drift if self.filtered_drift is None else self.filtered_drift
         ).oracle_positions()
@@ -95,21 +73,21 @@ class Truth(_TruthFace):
     @property
     def oracle_error(self) -> float:
         "Standard error of the oracle's Sharpe ratio (Lo 2002)."
-        return float(np.sqrt((252 + self.oracle_sharpe**2 / 2) / len(self.drift)))
+        return float(np.sqrt((SESSIONS_PER_YEAR + self.oracle_sharpe**2 / 2) / len(self.drift)))
 
 # %% ../nbs/00f_synthetic.ipynb #cecac335
 @dataclass(frozen=True, eq=False, repr=False)
 class Market:
-    "Bars that anyone may see, and the truth behind them."
+    "Bars that a strategy may see, and the truth that it may not."
 
     bars: Bars
     truth: Truth
     name: str = "market"
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Market({self.name!r}, {self.truth}, {self.bars})"
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return (
             f"<b>{self.name}</b>: {self.bars._repr_html_()}"
             f"<details><summary>truth</summary>{self.truth._repr_html_()}</details>"
@@ -119,7 +97,7 @@ class Market:
 def realized_sharpe(
     positions: pd.DataFrame,  # decided at each close, sessions x symbols
     returns: pd.DataFrame,  # return of each session
-    periods: int = 252,  # sessions in a year
+    periods: int = SESSIONS_PER_YEAR,  # sessions in a year
 ) -> float:  # gross; 0.0 where nothing was ever held
     "Yearly Sharpe ratio of positions that earn from the next session on."
     earned = (positions.shift(1) * returns).sum(axis=1).to_numpy()[1:]
@@ -136,7 +114,7 @@ def _extremes(
     spread: np.ndarray,  # standard deviation from the open to the close
     rng: np.random.Generator,
     steps: int = 8,  # within a session
-) -> tuple:  # highest and lowest log price between
+) -> tuple[np.ndarray, np.ndarray]:  # highest and lowest log price between
     x, high, low = start, np.maximum(start, stop), np.minimum(start, stop)
     for left in range(steps, 0, -1):
         e, u, v = rng.standard_normal(x.shape), rng.random(x.shape), rng.random(x.shape)
@@ -153,7 +131,7 @@ def _prices(
     returns: np.ndarray,  # sessions x symbols
     spread: np.ndarray,  # standard deviation of each session's return, same shape
     rng: np.random.Generator,
-) -> dict:  # name -> array: close, open, high, low, volume
+) -> dict[str, np.ndarray]:  # name -> array: close, open, high, low, volume
     step = np.log1p(returns)
     close = np.log(100) + np.cumsum(step, axis=0)
     night = np.sqrt(OVERNIGHT * (1 - OVERNIGHT)) * spread * rng.standard_normal(close.shape)
@@ -167,7 +145,7 @@ def _prices(
 # %% ../nbs/00f_synthetic.ipynb #facaf50d
 def _names(
     symbols: int | Sequence[str],  # a number, or names
-) -> list:  # of symbols
+) -> list[str]:  # of symbols
     return [f"S{i:02d}" for i in range(symbols)] if isinstance(symbols, int) else list(symbols)
 
 # %% ../nbs/00f_synthetic.ipynb #b4afd56f
@@ -179,6 +157,20 @@ def _days(
 
 SIMULATED = "Simulated prices: they say what a method can find, not what a market pays."
 
+# %% ../nbs/00f_synthetic.ipynb #assemble
+def _simulated_bars(
+    name: str,
+    tables: Mapping[str, pd.DataFrame],  # close, open, high, low, volume
+    extras: dict[str, pd.DataFrame],  # what anyone may see besides
+) -> Bars:  # with a sector, a currency and a cost of 5 basis points
+    symbols = list(tables["close"].columns)
+    table = pd.DataFrame(
+        {"symbol": symbols, "sector": "Synthetic", "currency": "USD", "cost_fraction": 0.0005}
+    )
+    bars = Bars(**tables, extras=extras, instruments=table)
+    facts = {"source": f"synthetic: {name}", "adjustment": "none needed", "fetched": None}
+    return replace(bars, provenance=facts | {"sha256": bars.sha256, "notes": [SIMULATED]})
+
 
 def _assemble(
     name: str,
@@ -186,38 +178,21 @@ def _assemble(
     volatility: np.ndarray,  # of the next session, same shape
     returns: np.ndarray,  # of the session itself
     symbols: Sequence[str],
-    prices: dict,  # name -> array, from `_prices`
-    extras: dict | None = None,  # name -> array that anyone may see
+    prices: Mapping[str, np.ndarray],  # from `_prices`
+    extras: Mapping[str, np.ndarray] | None = None,  # what anyone may see besides
     expected: float | None = None,  # Sharpe ratio of the oracle by formula
-    tables: dict | None = None,  # name -> frame of another shape that only the truth holds
-    **hidden,  # name -> array that only the truth holds
+    tables: Mapping[str, pd.DataFrame] | None = None,  # fields of `Truth` of another shape
+    hidden: Mapping[str, np.ndarray] | None = None,  # further fields of `Truth`
 ) -> Market:
     sessions = _days(len(returns))
 
-    def wide(arrays):
+    def wide(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         return {k: pd.DataFrame(v, sessions, list(symbols)) for k, v in arrays.items()}
 
-    table = pd.DataFrame(
-        {"symbol": list(symbols), "sector": "Synthetic", "currency": "USD", "cost_fraction": 0.0005}
-    )
-    bars = Bars(**wide(prices), extras=wide(extras or {}), instruments=table)
-    bars = replace(
-        bars,
-        provenance={
-            "source": f"synthetic: {name}",
-            "adjustment": "none needed",
-            "fetched": None,
-            "sha256": bars.sha256,
-            "notes": [SIMULATED],
-        },
-    )
-    truth = Truth(
-        **wide({"drift": drift, "volatility": volatility} | hidden),
-        **(tables or {}),
-        oracle_sharpe=0.0,
-        expected_sharpe=expected,
-    )
+    known = wide({"drift": drift, "volatility": volatility, **(hidden or {})})
+    truth = Truth(**known, **(tables or {}), oracle_sharpe=0.0, expected_sharpe=expected)
     oracle = realized_sharpe(truth.oracle_positions(), wide({"r": returns})["r"])
+    bars = _simulated_bars(name, wide(prices), wide(extras or {}))
     return Market(bars, replace(truth, oracle_sharpe=oracle), name)
 
 # %% ../nbs/00f_synthetic.ipynb #1877d369
@@ -230,9 +205,11 @@ def _garch(
 ) -> np.ndarray:  # (n + 1) x m, the volatility of each session and of the one after the last
     persistence = alpha + gamma / 2 + beta
     if not 0 <= persistence < 1:
-        raise ValueError(
-            f"alpha + leverage / 2 + beta = {persistence:.2f}: use less than 1, or "
-            "the variance has no long run"
+        raise DataError(
+            f"alpha + leverage / 2 + beta = {persistence:.2f}: use less than 1, or the variance "
+            "has no long-run mean",
+            rule="not stationary",
+            value=persistence,
         )
     variance = np.empty((len(shocks) + 1, shocks.shape[1]))
     variance[0] = volatility**2
@@ -333,7 +310,10 @@ def planted_signal(
     "A market with a predictable part of known strength."
     rng, names = np.random.default_rng(seed), _names(symbols)
     g = _wave(n, len(names), rng, half_life)
-    unit, spread = volatility * sharpe / np.sqrt(252 * len(names)), np.full_like(g, volatility)
+    unit, spread = (
+        volatility * sharpe / np.sqrt(SESSIONS_PER_YEAR * len(names)),
+        np.full_like(g, volatility),
+    )
     drift = g * unit
     before = np.vstack([np.zeros((1, len(names))), drift[:-1]])  # what was known the day before
     returns = (before + volatility * rng.standard_normal(g.shape)).clip(-0.5, 0.5)
@@ -348,7 +328,7 @@ def planted_signal(
         _prices(returns, spread, rng),
         {"signal": signal},
         sharpe / np.sqrt(1 + 2 * (unit / volatility) ** 2),
-        filtered_drift=known,
+        hidden={"filtered_drift": known},
     )
 
 # %% ../nbs/00f_synthetic.ipynb #3ec2801c
@@ -378,7 +358,7 @@ def regime_switching(
     spread: Sequence[float] = (0.008, 0.02),  # daily standard deviation
     stay: float = 0.99,  # probability to stay: .99 = 100 sessions on average
 ) -> Market:  # truth.states, truth.filtered; the oracle knows the parameters and not the states
-    "A market that switches between calm rise and wild fall, each symbol on its own clock."
+    "A market that switches between calm rise and wild fall, each symbol at its own times."
     rng, names = np.random.default_rng(seed), _names(symbols)
     m = len(names)
     switched = rng.random((n, m)) > stay
@@ -398,8 +378,7 @@ def regime_switching(
         returns,
         names,
         _prices(returns, sd[states], rng),
-        states=states,
-        filtered=p,
+        hidden={"states": states, "filtered": p},
     )
 
 # %% ../nbs/00f_synthetic.ipynb #fc2a28e1
@@ -429,7 +408,7 @@ def bid_ask_bounce(
         names,
         prices | traded,
         expected=0.0,
-        mid=mid,
+        hidden={"mid": mid},
     )
 
 # %% ../nbs/00f_synthetic.ipynb #f00c2b3b
@@ -438,7 +417,9 @@ def _structure(
     rng: np.random.Generator,
     volatility: float,  # daily, of the market factor
     factors: int,  # K, the market included
-) -> tuple:  # loadings (m, K), daily sd of each factor (K,), own sd of each symbol (m,)
+) -> tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]:  # loadings (m, K), daily sd of each factor (K,), own sd of each symbol (m,)
     loadings = rng.standard_normal((m, factors))
     loadings[:, 0] = rng.uniform(0.5, 1.5, m)  # everything is long the market
     scale = volatility * np.where(np.arange(factors) == 0, 1.0, 0.5)
@@ -456,10 +437,10 @@ def factor_market(
     "A correlated cross-section whose factors, loadings and covariance are known."
     rng, names = np.random.default_rng(seed), _names(symbols)
     b, scale, own = _structure(len(names), rng, volatility, factors)
-    f = scale * (premium / np.sqrt(252) + rng.standard_normal((n, factors)))  # (n, K)
+    f = scale * (premium / np.sqrt(SESSIONS_PER_YEAR) + rng.standard_normal((n, factors)))  # (n, K)
     returns = (f @ b.T + own * rng.standard_normal((n, len(names)))).clip(-0.5, 0.5)
     sigma = (b * scale**2) @ b.T + np.diag(own**2)  # (N, N)
-    mu, sd = b @ scale * premium / np.sqrt(252), np.sqrt(np.diag(sigma))
+    mu, sd = b @ scale * premium / np.sqrt(SESSIONS_PER_YEAR), np.sqrt(np.diag(sigma))
     k, days = [f"F{i}" for i in range(factors)], _days(n)
     tables = {
         "factors": pd.DataFrame(f, days, k),
@@ -475,5 +456,5 @@ def factor_market(
         names,
         _prices(returns, wide(sd), rng),
         tables=tables,
-        expected=float(np.sqrt(252 * mu @ np.linalg.solve(sigma, mu))),
+        expected=float(np.sqrt(SESSIONS_PER_YEAR * mu @ np.linalg.solve(sigma, mu))),
     )

@@ -45,7 +45,8 @@ from hybrid_ssm.callbacks import (
 from .data import Bars, DataError, Day, periods_per_year
 from .core import write_atomic
 from .sources import Costs
-from .features import DEFAULT_FEATURES, FeaturePanel, FeatureScaler, check_bars
+from .feature_set import DEFAULT_FEATURES
+from .features import FeaturePanel, FeatureScaler, check_bars
 from .forecast import Forecast, average_forecasts
 from .handler import FinancialDataHandler, PanelArrays, input_arrays, training_dates
 from .hybrid import ModelFileError, ModelOutput, SequenceModel, seeded

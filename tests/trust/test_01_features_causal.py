@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 
 from hybrid_ssm.data import Bars
-from hybrid_ssm.features import (
-    FEATURES, FeaturePanel, compute_features, expanding_scale, feature_names, fit_scaler, rank_panel, rolling_scale,
-    winsorise)
+from hybrid_ssm.feature_set import FEATURES, compute_features, feature_names
+from hybrid_ssm.features import FeaturePanel, expanding_scale, fit_scaler, rank_panel, rolling_scale, winsorise
 
 EVERY = feature_names("all")
 LONGEST = max(f.warm_up for f in FEATURES.values())
@@ -76,25 +75,21 @@ def guard_poison(compute, bars, cuts, kinds=("nan", "huge", "shuffle")):
 
 def planted(function, bars, name="return_21", cross_section=False, lag=0):
     "`compute_features` with the function of one feature replaced by a defect."
-    honest = FEATURES[name]
-    FEATURES[name] = replace(honest, function=function, cross_section=cross_section, lag=lag)
-    try:
-        return compute_features(bars, (name,))
-    finally:
-        FEATURES[name] = honest
+    wrong = replace(FEATURES[name], function=function, cross_section=cross_section, lag=lag)
+    return compute_features(bars, wrong)
 
 
-def centred(history):
-    return pd.Series(history.level).rolling(21, center=True).mean().to_numpy()
+def centred(series):
+    return pd.Series(series.level).rolling(21, center=True).mean().to_numpy()
 
 
-def whole_sample(history):
-    level = pd.Series(history.level)
+def whole_sample(series):
+    level = pd.Series(series.level)
     return ((level - level.mean()) / level.std()).to_numpy()
 
 
-def filled_from_behind(history):
-    return pd.Series(history.level).shift(-1).ffill().to_numpy()
+def filled_from_behind(series):
+    return pd.Series(series.level).shift(-1).ffill().to_numpy()
 
 
 def in_spreads_of_all(returns):

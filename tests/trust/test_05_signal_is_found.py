@@ -5,7 +5,6 @@ Bars -> features -> scaler -> labels -> windows -> training -> forecast -> weigh
 shortcut, except in the mutants. Eight epochs are two to four steps each, and 135 sessions choose the best of them: the first
 half is not asked, for an almost untrained network would win too often.
 """
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +12,8 @@ import pytest
 from scipy import stats
 
 from hybrid_ssm.backtest import run_backtest
-from hybrid_ssm.features import FEATURES, feature
+from hybrid_ssm.features import feature
+from hybrid_ssm.feature_set import FEATURES
 from hybrid_ssm.handler import FinancialDataHandler
 from hybrid_ssm.hybrid import HybridFinancialModel
 from hybrid_ssm.metrics import sharpe
@@ -27,22 +27,18 @@ MARKETS = {"slow and clear": dict(symbols=4, half_life=60., visible=.9),
 SESSIONS, LEARNT, SHARPE = 2400, 900, 3.
 
 
-@contextmanager
-def signal_feature():
-    "A feature that reads the visible signal, for as long as it is needed: no other test shall find it"
-    @feature("planted_signal", "technical", warm_up=1, meaning="what anyone may see of the drift", source="this market",
-             inputs=("close", "signal"))
-    def planted(history): return history.columns["signal"]
-    try: yield ("planted_signal", "return_5")
-    finally: FEATURES.pop("planted_signal")
+def visible_signal(series):
+    "The visible signal of the planted market"
+    return series.columns["signal"]
+
+
+PLANTED = Feature("planted_signal", "technical", warm_up=1, meaning="what anyone may see of the drift", source="this market",
+                  function=visible_signal, inputs=("close", "signal"))
 
 
 def handler(bars):
     "Bars, features and labels, the way a user gets them"
-    with signal_feature() as names:
-        made = FinancialDataHandler(bars=bars, features=names, horizons=(1,))
-        assert made.panel is not None  # computed while the feature is known
-    return made
+    return FinancialDataHandler(bars=bars, features=(PLANTED, "return_5"), horizons=(1,))
 
 
 def shuffled_labels(data):

@@ -129,7 +129,7 @@ def test_weights_stay_inside(kind):
 
 
 def test_mutants(mutants, monkeypatch):
-    honest, moved = attention.lag_bias, attention._moved
+    honest, moved = attention.lag_bias, attention._shuffle_weights
 
     def plant(name, value, net):
         def say(x):
@@ -152,7 +152,7 @@ def test_mutants(mutants, monkeypatch):
         mutants.kill(7, f"mask off by one, {kind}", within, plant("lag_bias", off_by_one, layer(*kind)))
     mutants.kill(7, "window one session too long", within, plant("lag_bias", too_long, layer()))
     mutants.kill(7, "shuffle that reaches outside the causal window", within,
-                 plant("_moved", to_tomorrow, layer(control="shuffled")))
+                 plant("_shuffle_weights", to_tomorrow, layer(control="shuffled")))
     maps = layer(control="shuffled").maps(torch.randn(1, 50, 8, dtype=torch.float64))[0]
     mutants.kill(7, "shuffled weights left of the window", weights_stay_inside, maps.roll(-1, -1))
     mutants.kill(7, "Transformer, mask off by one", lambda say: jacobian_is_causal(say, width=3),

@@ -216,7 +216,7 @@ def test_mutants(mutants, monkeypatch):
         double = {torch.float64: 1e-12}
         return lambda scan: is_the_recurrence(scan, lengths, [0], double, [names], ["near one", "mixed"])
 
-    walk, fades, turn = ssm._walk, ssm._fades, ssm._turn
+    carry, decay, turn = ssm._carry, ssm._chunk_decay, ssm._turn_pairs
     mutants.kill(9, "cumprod-divide shortcut", is_the_recurrence, cumprod_divide)
     mutants.kill(9, "initial state ignored", is_the_recurrence,
                  lambda u, log_a, B, C, h: selective_scan(u, log_a, B, C))
@@ -226,8 +226,8 @@ def test_mutants(mutants, monkeypatch):
     mutants.kill(9, "the own readout sees what later ones see", check("now"), lambda *args, now: selective_scan(*args))
     mutants.kill(9, "padding multiplied by zero", padding_is_inert, lambda u, log_a, B, C, h, mask: selective_scan(
         u * mask[..., None, None], log_a.masked_fill(~mask[..., None], 0.), B * mask[..., None], C * mask[..., None], h))
-    planted("_walk", lambda h, x, w: walk(h, x._replace(angle=None), w), check("angle"))("the angle is not carried over chunks")
-    planted("_fades", lambda x: fades(x._replace(forget=None)), check("forget"))("the gate is not carried over chunks")
-    planted("_fades", lambda x: fades(x._replace(reset=None)), check("segments"))("a reset does not empty the carried state")
-    planted("_turn", lambda x, angle: turn(x, -angle), check("angle"))("turned the wrong way")
-    planted("_keep_apart", lambda reset, *rest: rest, check("segments"))("a reset does not part the sessions of a chunk")
+    planted("_carry", lambda h, x, w: carry(h, x._replace(angle=None), w), check("angle"))("the angle is not carried over chunks")
+    planted("_chunk_decay", lambda x: decay(x._replace(forget=None)), check("forget"))("the gate is not carried over chunks")
+    planted("_chunk_decay", lambda x: decay(x._replace(reset=None)), check("segments"))("a reset does not empty the carried state")
+    planted("_turn_pairs", lambda x, angle: turn(x, -angle), check("angle"))("turned the wrong way")
+    planted("_mask_resets", lambda reset, *rest: rest, check("segments"))("a reset does not part the sessions of a chunk")

@@ -150,18 +150,16 @@ def direct(path, data, slow=0):
 @pytest.mark.parametrize("where", ["checkpoint", "model"])
 def test_direct_writing(tmp_path, monkeypatch, mutants, where):
     def guard(writer):
-        room, name = (callbacks_room, "write_atomic") if where == "checkpoint" else (hybrid_room, "_write")
-        monkeypatch.setattr(room, name, writer)
-        if where == "model":  # the card is written last; straight into the file, it is torn
-            monkeypatch.setattr(hybrid_room, "_write", writer)
+        room = callbacks_room if where == "checkpoint" else hybrid_room  # the card is written last; straight, it is torn
+        monkeypatch.setattr(room, "write_atomic", writer)
         guard_faults(tmp_path, monkeypatch)
     mutants.kill(21, f"{where} written directly", guard, direct)
 
 
 def test_weights_under_a_fixed_name(tmp_path, monkeypatch, mutants):
     def commit(folder, data, card):  # two files that belong together, each atomic, the pair not
-        hybrid_room._write(folder / "weights-0.safetensors", data)
-        hybrid_room._write(folder / "model.json", hybrid_room.json.dumps(card | {"weights": "weights-0.safetensors"}).encode())
+        hybrid_room.write_atomic(folder / "weights-0.safetensors", data)
+        hybrid_room.write_atomic(folder / "model.json", hybrid_room.json.dumps(card | {"weights": "weights-0.safetensors"}).encode())
     def guard(planted):
         monkeypatch.setattr(hybrid_room, "_commit", planted)
         guard_faults(tmp_path, monkeypatch)

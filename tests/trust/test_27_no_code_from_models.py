@@ -79,7 +79,7 @@ def trainings(canary, good):
     def sealed(training):
         card = good | {"training": training}
         data = (canary.parent / "trained" / card["weights"]).read_bytes()
-        return json.dumps(card | {"sha256": hybrid_room._hash(card, data)})
+        return json.dumps(card | {"sha256": hybrid_room._fingerprint(card, data)})
     return {str(i): sealed(training) for i, training in enumerate(swapped)}
 
 
@@ -138,7 +138,7 @@ def test_a_reader_that_unpickles(tmp_path, mutants):
 
 def test_a_reader_that_skips_the_hash(tmp_path, mutants, monkeypatch):
     def guarded(planted):
-        monkeypatch.setattr(hybrid_room, "_hash", planted)
+        monkeypatch.setattr(hybrid_room, "_fingerprint", planted)
         folder = small().save(tmp_path / "model")
         weights = next(folder.glob("weights-*"))
         weights.write_bytes(weights.read_bytes()[:-1] + b"!")
@@ -147,7 +147,7 @@ def test_a_reader_that_skips_the_hash(tmp_path, mutants, monkeypatch):
         except ModelFileError:
             return
         raise AssertionError("a damaged model was accepted")
-    guarded(hybrid_room._hash)
+    guarded(hybrid_room._fingerprint)
     mutants.kill(27, "hash not compared", guarded, lambda *args: "0" * 64)
 
 
