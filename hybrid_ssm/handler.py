@@ -393,7 +393,7 @@ def _check_fold(fold: Any, handler: "FinancialDataHandler", length: int, warm_up
             "less than sequence_length"
         )
 
-
+# %% ../nbs/01i_handler.ipynb #2c7c4d14
 def _training_data(
     handler: "FinancialDataHandler",
     fold: Fold | None,
@@ -451,7 +451,7 @@ class FinancialDataHandler:
         source: object = "sample",  # 'sample', 'yahoo' or a file; see `load_bars`
         bars: Bars
         | None = None,  # bars already loaded; then symbols, dates and source are not used
-        features: FeatureChoice = DEFAULT_FEATURES,  # names, a family, 'all', or your own `Feature`s
+        features: FeatureChoice = DEFAULT_FEATURES,  # names, a family, 'all', or `Feature`s
         horizons: Sequence = HORIZONS,  # sessions ahead; the first must be 1
         costs: Costs = None,  # one-way fraction of notional; None = instrument table
     ):  # raises DataError

@@ -7,12 +7,14 @@ __all__ = ['MAX_STALE_SESSIONS', 'SCALINGS', 'PolicyError', 'signal', 'inverse_v
            'RiskPolicy']
 
 # %% ../nbs/05b_risk.ipynb #67b05657
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from .core import HybridSSMError
 from .data import Bars, DataError, prices_per_year
 from .forecast import Forecast
 from hybrid_ssm.sizing import (
@@ -31,7 +33,7 @@ from hybrid_ssm.sizing import (
 from .targets import known_at_close, volatility
 
 # %% ../nbs/05b_risk.ipynb #24ee482f
-class PolicyError(ValueError):
+class PolicyError(HybridSSMError, ValueError):
     "A risk policy that cannot be followed, or a signal it cannot size."
 
 
@@ -168,7 +170,7 @@ def _variances(
     before = np.eye(exposures.shape[-1])
     returns = _rows(bars.returns / volatility(bars, span=span, min_periods=2))
     for t, now in enumerate(correlations(returns, _SLOW * span), -first):
-        if t >= out.shape[1]:
+        if t >= exposures.shape[1]:
             break
         if t >= 0:
             x = exposures[:, t]
@@ -245,7 +247,7 @@ def _gross_known(size: np.ndarray, known: np.ndarray) -> np.ndarray:
     rows, group = close_groups(known)
     return as_known(size, rows, 0.0).sum(-1)[group].T
 
-
+# %% ../nbs/05b_risk.ipynb #46cd19d3
 def limited(
     weights: pd.DataFrame,  # wanted, sessions x symbols, no NaN
     bars: Bars,  # which symbols have a price, and when they close
@@ -286,7 +288,7 @@ _RULES = {  # field -> (test, what it must be)
 }
 
 
-def _holds(test, value):
+def _holds(test: Callable, value: Any) -> bool:
     "Whether a value passes a test of _RULES; text among numbers does not."
     try:
         return bool(test(value))
@@ -296,7 +298,24 @@ def _holds(test, value):
 # %% ../nbs/05b_risk.ipynb #2c702400
 @dataclass(frozen=True)
 class RiskPolicy:
-    "How signals become weights: volatility target, limits and a no-trade band."
+    """How signals become weights: volatility target, limits and a no-trade band.
+
+    Parameters
+    ----------
+    volatility_target : of the portfolio at full conviction, per year, fraction.
+    max_weight, max_gross : largest |weight| of one symbol, and largest sum of them, times equity.
+    span : sessions of the volatilities; correlations use 4 times as many.
+    buffer : half width of the no-trade band, share of a symbol's risk budget.
+    signal : 'position', or 'law' for 2 P(r > 0) - 1 at `horizon` sessions.
+    horizon : horizon of the predictive distribution, sessions.
+    scaling : 'budget' keeps conviction, 'realised' does not, 'none' = no scale.
+    max_stale_sessions : sessions an order stands without a price.
+
+    Raises
+    ------
+    PolicyError
+        Where a value cannot be followed.
+    """
 
     volatility_target: float = 0.10  # of the portfolio at full conviction, per year, fraction
     max_weight: float = 1.0  # largest |weight| of one symbol, times equity
@@ -304,17 +323,28 @@ class RiskPolicy:
     span: int = 60  # sessions of the volatilities; what is slower uses 4 times as many
     buffer: float = 0.0  # half width of the no-trade band, share of a symbol's risk budget
     signal: str = "position"  # 'position', or 'law' for 2 P(r > 0) - 1
-    horizon: int = 1  # horizon of the law, sessions
+    horizon: int = 1  # horizon of the predictive distribution, sessions
     scaling: str = "budget"  # 'budget' keeps conviction, 'realised' does not, 'none' = no scale
     max_stale_sessions: int = MAX_STALE_SESSIONS  # sessions an order stands without a price
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, (holds, what) in _RULES.items():
             if not _holds(holds, getattr(self, name)):
                 raise PolicyError(f"{name} is {getattr(self, name)!r}: it must be {what}")
 
     def weights(self, forecast: Forecast | pd.DataFrame, bars: Bars) -> pd.DataFrame:
-        "Target weights for every session of the forecast, complete and within the limits."
+        """Target weights for every session of the forecast, complete and within the limits.
+
+        Parameters
+        ----------
+        forecast : a `Forecast`, or a table of positions in [-1, 1]; NaN = no signal.
+        bars : the market, at least back to the first session of the forecast.
+
+        Returns
+        -------
+        DataFrame
+            Weights, sessions x symbols, as fractions of the equity; no NaN.
+        """
         positions = signal(forecast, self.signal, self.horizon)
         bars = _aligned(positions, bars)
         portfolio = _scaled(positions, bars, self)
@@ -329,7 +359,18 @@ class RiskPolicy:
         return within(table(no_trade_band(ideal, width, returns, known)))
 
     def scale(self, forecast: Forecast | pd.DataFrame, bars: Bars) -> pd.DataFrame:
-        "Factor that brings inverse-volatility weights to the target, as known at each close."
+        """Factor that brings inverse-volatility weights to the target, as known at each close.
+
+        Parameters
+        ----------
+        forecast : a `Forecast`, or a table of positions in [-1, 1]; NaN = no signal.
+        bars : the market, at least back to the first session of the forecast.
+
+        Returns
+        -------
+        DataFrame
+            The factor, sessions x symbols.
+        """
         positions = signal(forecast, self.signal, self.horizon)
         bars = _aligned(positions, bars)
         values = _scaled(positions, bars, self).scale
