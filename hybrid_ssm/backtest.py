@@ -440,7 +440,7 @@ class BacktestResult:
 
     @property
     def cash(self) -> pd.Series:
-        "What is not invested; above the equity where the book is net short."
+        "What is not invested; above the equity where the portfolio is net short."
         return self.equity - self.positions.sum(axis=1)
 
     @property

@@ -92,10 +92,10 @@ def _periods(series: pd.Series, periods: float | None) -> float:
 def sharpe_error(
     ratio: float,  # Sharpe ratio per session, NOT annualised
     skew: float,  # skewness of the returns
-    kurtosis: float,  # plain kurtosis, 3 for the normal law
+    kurtosis: float,  # plain kurtosis, 3 for the normal distribution
     n: int,  # number of returns
 ) -> float:  # standard error per session; multiply by sqrt(252) for a year
-    "Standard error of a Sharpe ratio under any law with four moments (Mertens, 2002)."
+    "Standard error of a Sharpe ratio under any distribution with four moments (Mertens, 2002)."
     return sqrt(max(1 - skew * ratio + (kurtosis - 1) / 4 * ratio**2, 0.0) / (n - 1))
 
 # %% ../nbs/06a_metrics.ipynb #15633a95
