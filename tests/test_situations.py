@@ -178,7 +178,9 @@ def test_margin_is_charged():
 
 def test_a_set_number_of_periods_reaches_every_statistic(tmp_path):
     "One run, one number of periods: the table, the stress table, the blocks and the differences agree"
-    from hybrid_ssm.experiment import Experiment, block_table, parse_config, stress_table
+    from hybrid_ssm.experiment import Experiment
+    from hybrid_ssm.config import parse_config
+    from hybrid_ssm.summary import block_table, stress_table
     days = pd.bdate_range("2014-01-01", "2018-12-31")
     rng = np.random.default_rng(0)
     parts = [pd.DataFrame(dict(date=days, symbol=s, close=100 * np.exp(rng.normal(3e-4, .01, len(days)).cumsum()))) for s in "ABX"]
@@ -197,7 +199,7 @@ names = ["tsmom", "index"]
 bps = 5.0
 """
     result = Experiment(parse_config(text)).run(tmp_path / "runs", progress=False)
-    net = result.books["index"].net_returns
+    net = result.backtests["index"].net_returns
     value = net.mean() / net.std() * sqrt(52)
     assert result.table.frame.loc["index", "Net Sharpe"] == pytest.approx(value)
     for shown in (stress_table(result).loc["index", "As configured"], block_table(result).loc["index"].iloc[0]):
