@@ -15,18 +15,16 @@ import numpy as np
 import pandas as pd
 
 from .core import HybridSSMError
-from .data import Bars, DataError, prices_per_year
+from .data import Bars, DataError, check_table, prices_per_year, table_rows
 from .forecast import Forecast
 from hybrid_ssm.sizing import (
     as_known,
-    check_table,
     close_groups,
     correlations,
     no_trade_band,
     portfolio_variance,
     previous,
     realised_variance,
-    table_rows,
     variance_correction,
     volatility_scale,
 )
