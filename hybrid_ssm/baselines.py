@@ -75,7 +75,10 @@ class LSTMBaseline(SequenceModel):
                 )
             )
             self.lstm = nn.LSTM(2 * input_dim, hidden_dim, n_layers, batch_first=True)
-            self.norm, self.law = nn.LayerNorm(hidden_dim), DistributionHead(hidden_dim, len(horizons))
+            self.norm, self.law = (
+                nn.LayerNorm(hidden_dim),
+                DistributionHead(hidden_dim, len(horizons)),
+            )
             self.position = PositionHead(len(horizons))
 
     def init_cache(self, batch_size: int) -> LSTMCache:  # zeros
@@ -120,7 +123,10 @@ class VSNLSTMBaseline(SequenceModel):
             )
             self.select = VariableSelection(input_dim, hidden_dim)
             self.lstm = nn.LSTM(hidden_dim, hidden_dim, n_layers, batch_first=True)
-            self.norm, self.law = nn.LayerNorm(hidden_dim), DistributionHead(hidden_dim, len(horizons))
+            self.norm, self.law = (
+                nn.LayerNorm(hidden_dim),
+                DistributionHead(hidden_dim, len(horizons)),
+            )
             self.position = PositionHead(len(horizons))
 
     def init_cache(self, batch_size: int) -> VSNLSTMCache:  # zeros
@@ -176,7 +182,11 @@ class _Stack(SequenceModel):
         self.embed = nn.Linear(2 * config["input_dim"], dim)
         blocks = (make_block() for _ in range(config["n_layers"]))
         self.blocks: Any = nn.ModuleList(blocks)  # of _Block
-        self.norm, self.law, self.position = nn.LayerNorm(dim), DistributionHead(dim, n), PositionHead(n)
+        self.norm, self.law, self.position = (
+            nn.LayerNorm(dim),
+            DistributionHead(dim, n),
+            PositionHead(n),
+        )
 
     def init_cache(self, batch_size: int) -> StackCache:  # empty
         "The cache before the first session"
@@ -313,7 +323,10 @@ class DLinearBaseline(SequenceModel):
             self.embed = nn.Linear(2 * input_dim, dim, bias=False)
             start = lambda: nn.Parameter(torch.randn(dim, window) / window**0.5)
             self.trend, self.rest = start(), start()
-            self.law, self.position = DistributionHead(dim, len(horizons)), PositionHead(len(horizons))
+            self.law, self.position = (
+                DistributionHead(dim, len(horizons)),
+                PositionHead(len(horizons)),
+            )
 
     def init_cache(self, batch_size: int) -> DLinearCache:  # zeros
         "The cache before the first session."
