@@ -616,7 +616,9 @@ class SequenceModel(nn.Module):
         "The cache before the first session"
         raise NotImplementedError
 
-    def _run(self, x, dt=None, mask=None, asset=None, prior=None, cache=None):
+    def _run(
+        self, x, dt=None, mask=None, asset=None, prior=None, cache=None
+    ) -> tuple[ModelOutput, Any]:
         "Output of these sessions and the next cache; each model defines its own"
         raise NotImplementedError
 
@@ -632,16 +634,28 @@ class SequenceModel(nn.Module):
         return self._run(x, dt, mask, asset, prior)[0]
 
     def prefill(
-        self, x: Tensor, cache: Any, dt=None, mask=None, asset=None, prior=None
+        self,
+        x: Tensor,  # (b, l, f); the others as in `forward`
+        cache: Any,  # of `init_cache`, or what the call before returned
+        dt: Tensor | None = None,
+        mask: Tensor | None = None,
+        asset: Tensor | None = None,
+        prior: Tensor | None = None,
     ) -> tuple[ModelOutput, Any]:
         "Output of these sessions and the next cache; any cut into chunks gives the same"
         self._check_cache(len(x), cache)
         return self._run(x, dt, mask, asset, prior, cache)
 
     def step(
-        self, x: Tensor, cache: Any, dt=None, mask=None, asset=None, prior=None
+        self,
+        x: Tensor,  # one session (b, f); the others without the time axis, too
+        cache: Any,  # of `init_cache`, or what the call before returned
+        dt: Tensor | None = None,
+        mask: Tensor | None = None,
+        asset: Tensor | None = None,
+        prior: Tensor | None = None,
     ) -> tuple[ModelOutput, Any]:
-        "One session: x (b, f), dt (b,), mask (b, f) -> output without the time axis, next cache"
+        "Output of one session, without the time axis, and the next cache"
         _check_row(x, self.config["input_dim"])
         self._check_cache(len(x), cache)
         add = lambda t: None if t is None else t[:, None]
@@ -660,7 +674,6 @@ class SequenceModel(nn.Module):
             )
 
     def _checked(self, x, dt, mask, asset, prior):
-        "`_checked_inputs` for this model"
         return _checked_inputs(self, x, dt, mask, asset, prior)
 
     @property
@@ -954,7 +967,9 @@ class HybridFinancialModel(SequenceModel):
         pool = PoolCache.empty(self.norm.weight, batch_size, self.config["input_dim"])
         return ModelCache(pool, tuple(block.init_cache(batch_size) for block in blocks))
 
-    def _run(self, x, dt=None, mask=None, asset=None, prior=None, cache=None):
+    def _run(
+        self, x, dt=None, mask=None, asset=None, prior=None, cache=None
+    ) -> tuple[ModelOutput, Any]:
         return self._pass(x, dt, mask, asset, prior, cache)[:2]
 
     def _pass(self, x, dt, mask, asset, prior=None, cache=None, trace=None):
