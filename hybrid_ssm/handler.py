@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from .core import HORIZONS
 from .data import Bars, DataError, Day, elapsed, parse_day
 from .sources import Costs, instrument_costs, load_bars
 from hybrid_ssm.feature_set import (
@@ -43,29 +45,29 @@ class PanelArrays:
     cost: np.ndarray | None = None  # float32 (N, S)
     roll: np.ndarray | None = None  # float32 (N, S); None = no contract ever changes
 
-    def cut(self, starts: Sequence, length: int, score_from: int) -> "Sequences":
+    def cut(self, starts: Sequence, length: int, score_from: int = 0) -> "Sequences":
         "Windows at `starts` of every symbol; rows before `score_from` of a window are not scored."
         n, starts = len(self.x), np.asarray(starts, dtype=np.int64)
         out = Sequences(
             self, np.repeat(np.arange(n), len(starts)), np.tile(starts, n), length, score_from
         )
-        return out[out.scored().any(1)]  # a window nobody can score is dropped
+        return out[out.scored().any(1)]  # a window without any label is dropped
 
 # %% ../nbs/01i_handler.ipynb #726ec30b
 @dataclass(frozen=True, eq=False, repr=False)
 class Sequences:
     "Windows of features and labels: x, mask (n, l, f), dt, cost (n, l) and target (n, l, h)."
 
-    tables: PanelArrays  # what the windows look into
+    tables: PanelArrays  # where the rows of the windows are
     asset: np.ndarray  # int64 (n,)
     start: np.ndarray  # int64 (n,): session position of each window's first row
     length: int  # sessions in a window
     score_from: int = 0  # rows in front that only warm the state up; their target is NaN
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.start)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         seen = [
             self.tables.mask[a, s : s + self.length].mean() for a, s in zip(self.asset, self.start)
         ]
@@ -75,17 +77,19 @@ class Sequences:
             f"labels; {np.mean(seen) if seen else 0:.1%} of the features observed"
         )
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: object) -> "Sequences":
         "The windows `rows`, as the same kind of object; nothing is copied."
         asset, start = (np.atleast_1d(v[rows]) for v in (self.asset, self.start))
         return replace(self, asset=asset, start=start)
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         name, _, rest = repr(self).partition(":")
         return f"<b>{name}</b>{rest}"
 
-    def _rows(self, table):
-        "The rows of all windows at once, copied: for looking; training takes batches"
+    def _rows(self, table: np.ndarray | None) -> np.ndarray:
+        "The rows of all windows at once, copied; training takes batches instead."
+        if table is None:
+            raise DataError("these windows have no labels: add them by label_arrays")
         rows = [table[a, s : s + self.length] for a, s in zip(self.asset, self.start)]
         return np.stack(rows) if rows else np.empty((0, self.length, *table.shape[2:]), table.dtype)
 
@@ -123,7 +127,7 @@ class Sequences:
 
     def scored(self) -> np.ndarray:
         "Where the next session's return is scored, bool (n, l)."
-        known = np.isfinite(self._rows(self.tables.target[..., 0]))
+        known = np.isfinite(self._rows(self.tables.target)[..., 0])
         return known & (np.arange(self.length) >= self.score_from)
 
 # %% ../nbs/01i_handler.ipynb #080bf3b0
@@ -144,8 +148,8 @@ def window_starts(
     return np.arange(last - length + 1, first - 1, -stride)[::-1]
 
 # %% ../nbs/01i_handler.ipynb #9781f5c5
-def _blank_table(folder, name, shape, dtype):
-    "An empty table: in memory, or in a file of the folder"
+def _blank_table(folder: str | Path | None, name: str, shape: tuple, dtype: Any) -> np.ndarray:
+    "An empty table: in memory, or in a file of the folder."
     if folder is None:
         return np.empty(shape, dtype)
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -153,18 +157,18 @@ def _blank_table(folder, name, shape, dtype):
     return np.lib.format.open_memmap(draft, "w+", dtype, shape)
 
 
-def _read_only(table, folder, name):
-    "The finished table; a file gets its name and is opened again, for reading only"
+def _read_only(table: Any, folder: str | Path | None, name: str) -> np.ndarray:
+    "The finished table; a file gets its name and is opened again, for reading only."
     if folder is None:
         return table
     table.flush()
     path = Path(folder) / f"{name}.npy"
-    os.replace(table.filename, path)  # who reads the one before keeps it
+    os.replace(table.filename, path)  # a reader of the older file keeps it
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 # %% ../nbs/01i_handler.ipynb #008559db
-def _check_finite(panel, i):
-    "Raise DataError where a cell that counts as observed holds no number"
+def _check_finite(panel: FeaturePanel, i: int) -> None:
+    "Raise DataError where a cell that counts as observed holds no number."
     wrong = panel.observed[:, i] & ~np.isfinite(panel.values[:, i])  # (S, f)
     if wrong.any():
         t, f = np.argwhere(wrong)[0]
@@ -218,17 +222,19 @@ class TrainingData:
     scaler: FeatureScaler
     fold: Fold
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"training {self.train}\nvalidation {self.valid}\n{self.fold}"
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return f"<pre>{escape(repr(self))}</pre>"
 
+# %% ../nbs/01i_handler.ipynb #b5e3e2f8
+LABEL_LIMIT = 20.0  # units of volatility
 
-LABEL_LIMIT = 20.0  # units of volatility; see below
 
-
-def _blank(values, known_at, rows, until):
+def _purged_labels(
+    values: np.ndarray, known_at: np.ndarray, rows: np.ndarray, until: int
+) -> np.ndarray:
     "Labels of `rows` that were known before position `until`; NaN everywhere else."
     keep = np.zeros(known_at.shape, bool)
     keep[rows] = usable(known_at, rows, until)
@@ -236,8 +242,8 @@ def _blank(values, known_at, rows, until):
     return np.where(keep, bounded, np.nan).astype(np.float32)
 
 # %% ../nbs/01i_handler.ipynb #078c003e
-def _day(name, value):
-    "The day of a date; raises DataError that names the argument"
+def _day(name: str, value: Day) -> pd.Timestamp | None:
+    "The day of a date; raises DataError that names the argument."
     try:
         return parse_day(value, "end" if name.endswith("end") else "start")
     except DataError:
@@ -252,7 +258,9 @@ def _day(name, value):
 def training_dates(
     start: Day,  # 'YYYY[-MM[-DD]]', a date or a Timestamp; None = open
     end: Day,  # the same; of a year or a month its last day
-) -> tuple:  # both as YYYY-MM-DD or None; raises DataError that names the one that is wrong
+) -> tuple[
+    str | None, str | None
+]:  # both as YYYY-MM-DD or None; raises DataError that names the one that is wrong
     "The two dates of a training, as they are meant."
     first, last = _day("training_start", start), _day("training_end", end)
     if first is not None and last is not None and first >= last:
@@ -264,8 +272,8 @@ def training_dates(
     return tuple(None if day is None else f"{day:%Y-%m-%d}" for day in (first, last))
 
 # %% ../nbs/01i_handler.ipynb #7323a68b
-def _as_symbols(symbols):
-    "A list of tickers or None; raises DataError"
+def _as_symbols(symbols: Any) -> list | None:
+    "A list of tickers or None; raises DataError."
     if symbols is None:
         return None
     several = [symbols] if isinstance(symbols, str) else symbols
@@ -284,8 +292,8 @@ def _as_symbols(symbols):
     return [str(s) for s in several]
 
 
-def _as_horizons(horizons):
-    "A tuple of sessions ahead; raises DataError"
+def _as_horizons(horizons: Any) -> tuple:
+    "A tuple of sessions ahead; raises DataError."
     several = tuple(horizons) if isinstance(horizons, (Sequence, np.ndarray)) else ()
     whole = [
         isinstance(h, (int, np.integer)) and not isinstance(h, bool) and h >= 1 for h in several
@@ -303,9 +311,9 @@ def _as_horizons(horizons):
         )
     return tuple(int(h) for h in several)
 
-
-def _check_costs(costs):
-    "Raise DataError for what is no cost"
+# %% ../nbs/01i_handler.ipynb #3abe16de
+def _check_costs(costs: Any) -> None:
+    "Raise DataError for what is no cost."
     if costs is None or isinstance(costs, (Mapping, pd.Series)):
         return
     number = isinstance(costs, (int, float, np.number)) and not isinstance(costs, bool)
@@ -318,15 +326,32 @@ def _check_costs(costs):
         )
 
 
-def _check_source(source):
-    "Raise DataError for what is no source"
+def _check_source(source: Any) -> None:
+    "Raise DataError for what is no source."
     if not isinstance(source, (str, Path, Mapping)) and not hasattr(source, "load"):
-        check_bars(source, "source") if not isinstance(source, Bars) else None
+        if not isinstance(source, Bars):
+            check_bars(source, "source")
         raise DataError("source is Bars: give them as bars=...", rule="unknown source")
 
 # %% ../nbs/01i_handler.ipynb #5e8f0de4
 class FinancialDataHandler:
-    "Bars, features and labels of some symbols, as sequences without look-ahead."
+    """Bars, features and labels of some symbols, as sequences without look-ahead.
+
+    Parameters
+    ----------
+    symbols : tickers; None = all that the source has.
+    training_start, training_end : first and last session, both included.
+    source : 'sample', 'yahoo' or a file; see `load_bars`.
+    bars : bars already loaded; then symbols, dates and source are not used.
+    features : names from `FEATURES`, 'all', or the name of a family.
+    horizons : sessions ahead; the first must be 1.
+    costs : one-way fraction of the notional, for all or by symbol; None = the instrument table.
+
+    Raises
+    ------
+    DataError
+        Where an argument cannot be used; the message names the remedy.
+    """
 
     def __init__(
         self,
@@ -337,7 +362,7 @@ class FinancialDataHandler:
         bars: Bars
         | None = None,  # bars already loaded; then symbols, dates and source are not used
         features: FeatureChoice = DEFAULT_FEATURES,  # names, a family, 'all', or your own `Feature`s
-        horizons: Sequence = (1, 5, 21),  # sessions ahead; the first must be 1
+        horizons: Sequence = HORIZONS,  # sessions ahead; the first must be 1
         costs: Costs = None,  # one-way fraction of notional; None = instrument table
     ):  # raises DataError
         self._features = find_features(features)
@@ -352,7 +377,7 @@ class FinancialDataHandler:
             check_bars(bars)
             self.bars = bars
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         if "bars" not in self.__dict__:
             names = "all symbols" if self.wanted is None else ", ".join(self.wanted)
             return (
@@ -366,7 +391,7 @@ class FinancialDataHandler:
             f"{self.horizons}, {self.bars})"
         )
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return f"<pre>{escape(repr(self))}</pre>"
 
     @cached_property
@@ -401,11 +426,22 @@ class FinancialDataHandler:
 
     def folds(
         self,
-        test_start: str,  # first date that is judged
-        test_end: str | None = None,  # last date that is judged; None = the last session
-        **settings,  # years, embargo, valid_fraction, train_sessions, ...: see `walk_forward`
+        test_start: Day,  # first date that is tested
+        test_end: Day = None,  # last date that is tested; None = the last session
+        **settings: Any,  # years, embargo, valid_fraction, train_sessions, ...: see `walk_forward`
     ) -> Folds:  # raises SplitError
-        "Walk-forward folds of the handler's sessions; `embargo` is the longest horizon."
+        """Walk-forward folds of the handler's sessions; `embargo` is the longest horizon.
+
+        Parameters
+        ----------
+        test_start, test_end : first and last date that is tested; None = the last session.
+        **settings : any other argument of `walk_forward`.
+
+        Returns
+        -------
+        Folds
+            One fold per test block.
+        """
         settings = {"embargo": max(self.horizons)} | settings
         last = self.sessions[-1] if test_end is None else _day("test_end", test_end)
         return walk_forward(self.sessions, _day("test_start", test_start), last, **settings)
@@ -416,26 +452,36 @@ class FinancialDataHandler:
         fold: Fold | None = None,  # rows to learn from; None = all, the last 15 % for validation
         stride: int | None = None,  # sessions between windows; None = half a window
         warm_up: int | None = None,  # unscored rows in front; None = a quarter of a window
-        folder: str
-        | Path
-        | None = None,  # keep the features in memory-mapped files here; None = in memory
+        folder: str | Path | None = None,  # of memory-mapped tables; None = in memory
     ) -> TrainingData:  # raises DataError where the history is too short
-        "Scaled training and validation windows of one fold, with labels purged."
+        """Scaled training and validation windows of one fold, with labels purged.
+
+        Parameters
+        ----------
+        sequence_length : sessions in a training window.
+        fold : rows to train on, one of `folds`; None = all, the last 15 % for validation.
+        stride : sessions between windows; None = half a window.
+        warm_up : rows in front that are not scored; None = a quarter of a window.
+        folder : where the features lie as memory-mapped files; None = in memory.
+
+        Returns
+        -------
+        TrainingData
+            Windows for training and validation, the scaler, and the fold.
+        """
         return _training_data(self, fold, sequence_length, stride, warm_up, folder)
 
 # %% ../nbs/01i_handler.ipynb #9774e20b
 def cost_in_volatility(
-    handler: FinancialDataHandler,  # its `costs` and bars
-) -> (
-    np.ndarray
-):  # float32 (S, N): cost of one unit of position / daily volatility; 0 without a price
+    handler: "FinancialDataHandler",  # its `costs` and bars
+) -> np.ndarray:  # float32 (S, N): cost of a unit of position / daily volatility; 0 without a price
     "Cost of trading, in the units in which the model's gains are measured."
     fraction = instrument_costs(handler.bars, handler.costs).to_numpy()  # (N,)
     return np.nan_to_num(fraction / np.asarray(handler.targets.volatility)).astype(np.float32)
 
 # %% ../nbs/01i_handler.ipynb #b8605f45
-def _rolls_ahead(bars):
-    "1 where the contract changes before the next session (N, S): a cost, known by calendar"
+def _rolls_ahead(bars: Bars) -> np.ndarray | None:
+    "1 where the contract changes before the next session (N, S): a cost, known by calendar."
     if "roll" not in bars.extras:
         return None
     ahead = bars.extras["roll"].reindex(index=bars.sessions, columns=bars.symbols).shift(-1)
@@ -444,12 +490,12 @@ def _rolls_ahead(bars):
 
 def label_arrays(
     inputs: PanelArrays,  # from `input_arrays`
-    handler: FinancialDataHandler,  # where labels and costs come from
+    handler: "FinancialDataHandler",  # where labels and costs come from
     rows: np.ndarray,  # session positions whose labels may be scored
     until: int,  # a label counts only if known before this session position
 ) -> PanelArrays:  # labels outside `rows` or known too late are NaN
     "The same inputs with purged labels and costs."
-    y = _blank(handler.targets.scaled, handler.targets.known_at, rows, until)
+    y = _purged_labels(handler.targets.scaled, handler.targets.known_at, rows, until)
     return replace(
         inputs,
         target=y.swapaxes(0, 1),
@@ -458,8 +504,8 @@ def label_arrays(
     )
 
 # %% ../nbs/01i_handler.ipynb #55e08fb6
-def _whole(name, value, least):
-    "A whole number of at least so much; raises DataError"
+def _whole(name: str, value: Any, least: int) -> int:
+    "A whole number of at least `least`; raises DataError."
     plain = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not plain or value < least:
         raise DataError(
@@ -470,8 +516,8 @@ def _whole(name, value, least):
     return int(value)
 
 
-def _check_fold(fold, handler, length, warm_up):
-    "What would otherwise be a wrong date or an empty training set."
+def _check_fold(fold: Any, handler: "FinancialDataHandler", length: int, warm_up: int) -> None:
+    "Refuse what would give wrong dates or an empty training set."
     if not isinstance(fold, Fold):
         raise DataError(f"fold={fold!r}: give one of `handler.folds(...)`", rule="not a fold")
     if not fold.sessions.equals(handler.sessions):
@@ -486,8 +532,15 @@ def _check_fold(fold, handler, length, warm_up):
         )
 
 
-def _training_data(handler, fold, length, stride, warm_up, folder):
-    "The work of `FinancialDataHandler.prepare_training_data`; nothing is computed before checks."
+def _training_data(
+    handler: "FinancialDataHandler",
+    fold: Fold | None,
+    length: int,
+    stride: int | None,
+    warm_up: int | None,
+    folder: str | Path | None,
+) -> TrainingData:
+    "Windows of one fold; nothing is computed before all arguments are checked."
     length = _whole("sequence_length", length, 2)
     stride = length // 2 if stride is None else _whole("stride", stride, 1)
     warm_up = length // 4 if warm_up is None else _whole("warm_up", warm_up, 0)

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import CONTROLS, AttentionCache, WindowedAttention
-from .core import HORIZONS, HybridSSMError, write_atomic
-from .ssm import ConfigError, ModelInputError, SelectiveSSM, SSMState
+from .core import HORIZONS, ConfigError, HybridSSMError, write_atomic
+from .ssm import ModelInputError, SelectiveSSM, SSMState
 from hybrid_ssm.student import (
     student_cdf,
     student_direction,

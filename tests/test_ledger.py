@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from ledger import FILLS, REBALANCE, disagreement, random_case, settlement
 
-from hybrid_ssm.backtest import RuinError, backtest
+from hybrid_ssm.backtest import RuinError, run_backtest
 from hybrid_ssm.data import Bars, DataError
 from hybrid_ssm.sources import load_bars
 
@@ -16,7 +16,7 @@ def books(seeds):
     seen = {}
     for seed in seeds:
         case = random_case(seed)
-        distance, slow = disagreement(case, backtest)
+        distance, slow = disagreement(case, run_backtest)
         assert distance < 1e-9, f"seed {seed}: {distance:.1e}"
         happened = {case.terms["fill"], case.terms["rebalance"]}
         happened |= {"given returns"} if case.bars.excess is not None else set()
@@ -60,7 +60,7 @@ def test_sessions_without_a_market_do_not_exist():
     weights = weights.ffill()
     terms = dict(costs=0.002, borrow=0.05, financing=0.04)
     for fill in ("close", "next_close", "next_open"):
-        whole, week = (backtest(w, Bars(close=c, open=c), fill=fill, **terms)
+        whole, week = (run_backtest(w, Bars(close=c, open=c), fill=fill, **terms)
                        for w, c in ((weights, close), (weights[trades], close[trades])))
         assert np.abs(whole.equity[trades] - week.equity).max() < 1e-12
         for name in ("gross_returns", "costs", "financing_costs", "turnover", "net_returns"):
@@ -73,7 +73,7 @@ def test_orders_on_a_session_without_a_market_wait():
     days = pd.date_range("2020-05-25", periods=14)
     close = pd.DataFrame({"A": np.where(days.day_of_week < 5, 100.0, nan)}, days)
     for rebalance in ("given", "month"):
-        book = backtest(pd.DataFrame({"A": [1.0]}, [days[6]]), Bars(close=close), costs=0.0, rebalance=rebalance)
+        book = run_backtest(pd.DataFrame({"A": [1.0]}, [days[6]]), Bars(close=close), costs=0.0, rebalance=rebalance)
         assert book.trades.index[book.trades["A"] != 0].tolist()[0] == pd.Timestamp("2020-06-01")
 
 
@@ -82,7 +82,7 @@ def test_a_missed_rebalancing_is_missed():
     days = pd.bdate_range("2020-01-01", periods=6)
     bars = Bars(close=pd.DataFrame({"A": [100, 100, nan, 110, 110, 110], "B": 50.0}, days, dtype=float))
     given = pd.DataFrame({"A": [0.5, 0.0, 0.0], "B": [0.5, 1.0, 0.0]}, days[[0, 2, 5]])
-    book = backtest(given, bars, costs=0.0, rebalance="given")
+    book = run_backtest(given, bars, costs=0.0, rebalance="given")
     assert np.flatnonzero(book.trades["A"]).tolist() == [0, 5]
     assert book.equity.iloc[-1] == pytest.approx(1.05)
 
@@ -100,11 +100,11 @@ def test_monthly_weights(rebalance):
         if day in monthly.index:
             traded = np.abs(1 / 20 - held).sum()
             held, turnover, equity = np.full(20, 1 / 20), turnover + traded, equity * (1 - 0.0005 * traded)
-    book = backtest(monthly, bars, rebalance=rebalance)
+    book = run_backtest(monthly, bars, rebalance=rebalance)
     assert book.turnover.sum() == pytest.approx(turnover, abs=1e-9)
     assert book.equity.iloc[-1] == pytest.approx(equity, abs=1e-9)
     with pytest.raises(DataError, match="no row for session 2015-02-02.*rebalance='given'.*rebalance='month'"):
-        backtest(monthly, bars)
+        run_backtest(monthly, bars)
 
 
 def test_only_the_last_target_of_a_period_counts():
@@ -114,7 +114,7 @@ def test_only_the_last_target_of_a_period_counts():
     last = daily.groupby(daily.index.to_period("Q")).tail(1)
     other = daily.copy()
     other.loc[~daily.index.isin(last.index)] = 99.0
-    a, b = (backtest(w, bars, rebalance="quarter", fill="next_close") for w in (daily, other))
+    a, b = (run_backtest(w, bars, rebalance="quarter", fill="next_close") for w in (daily, other))
     assert a.equity.equals(b.equity) and (a.turnover > 0).sum() == 3  # the fourth is filled next year
     after = [bars.sessions[bars.sessions.get_loc(day) + 1] for day in last.index[:3]]
     assert a.turnover.index[a.turnover > 0].tolist() == after
@@ -134,9 +134,9 @@ def test_nothing_looks_ahead(fill):
     for rebalance in ("session", "given"):
         orders = weights if rebalance == "session" else weights.iloc[::7]
         terms = dict(costs=0.001, fill=fill, rebalance=rebalance, borrow=0.02, financing=0.03)
-        whole = backtest(orders, bars, **terms)
+        whole = run_backtest(orders, bars, **terms)
         for cut in (8, 29, 32, 33, 34, 35, 50):
-            part = backtest(orders.loc[:days[cut]], bars.upto(days[cut]), **terms)
+            part = run_backtest(orders.loc[:days[cut]], bars.upto(days[cut]), **terms)
             for name in ("equity", "weights", "costs", "turnover"):
                 assert getattr(part, name).equals(getattr(whole, name).loc[:days[cut]]), (cut, name)
 
@@ -146,17 +146,17 @@ def test_a_year_of_borrow_and_financing():
     for days in (pd.bdate_range("2019-01-01", "2020-01-01"), pd.date_range("2019-01-01", "2020-01-01"),
                  pd.date_range("2019-01-01", "2020-01-01", freq="73D")):
         bars = Bars(close=pd.DataFrame({"A": 100.0, "B": 50.0}, days))
-        short = backtest(pd.DataFrame({"A": -0.5, "B": 0.0}, days), bars, costs=0.0, borrow={"A": 0.04, "B": nan})
+        short = run_backtest(pd.DataFrame({"A": -0.5, "B": 0.0}, days), bars, costs=0.0, borrow={"A": 0.04, "B": nan})
         years = 365 / 365.25
         assert short.financing_costs.sum() == pytest.approx(0.5 * 0.04 * years, abs=1e-12)
-        lent = backtest(pd.DataFrame({"A": 1.0, "B": 0.75}, days), bars, costs=0.0, financing=0.06)
+        lent = run_backtest(pd.DataFrame({"A": 1.0, "B": 0.75}, days), bars, costs=0.0, financing=0.06)
         assert lent.financing_costs.sum() == pytest.approx(0.75 * 0.06 * years, abs=1e-12)
         assert lent.costs.equals(lent.financing_costs.rename("costs"))
         from_table = Bars(close=bars.close, instruments=pd.DataFrame(dict(symbol=["A"], borrow=[0.04])))
-        column = backtest(pd.DataFrame({"A": -0.5, "B": 0.0}, days), from_table, costs=0.0)
+        column = run_backtest(pd.DataFrame({"A": -0.5, "B": 0.0}, days), from_table, costs=0.0)
         assert column.equity.equals(short.equity)
         free = Bars(close=bars.close, excess=bars.returns.fillna(0.0))
-        book = backtest(pd.DataFrame({"A": -2.0, "B": 3.0}, days), free, costs=0.0, borrow=0.5, financing=0.5)
+        book = run_backtest(pd.DataFrame({"A": -2.0, "B": 3.0}, days), free, costs=0.0, borrow=0.5, financing=0.5)
         assert book.equity.iloc[-1] == 1 and "borrow and financing: none" in book._repr_html_()
     assert "borrow and financing: 2.00%" in short._repr_html_()
 
@@ -165,7 +165,7 @@ def test_ruined_by_interest():
     days = pd.DatetimeIndex(["2019-01-01", "2019-01-02", "2021-01-01"])
     bars = Bars(close=pd.DataFrame({"A": 100.0}, days))
     with pytest.raises(RuinError, match="2021-01-01"):
-        backtest(pd.DataFrame({"A": 3.0}, days), bars, costs=0.0, financing=0.3)
+        run_backtest(pd.DataFrame({"A": 3.0}, days), bars, costs=0.0, financing=0.3)
 
 
 def test_next_open_needs_prices_that_can_be_divided():
@@ -176,10 +176,10 @@ def test_next_open_needs_prices_that_can_be_divided():
     opens, weights = close + rng.normal(0, 0.3, close.shape), pd.DataFrame(0.5, days, ["A", "B"])
     table = pd.DataFrame(dict(symbol=["A"], allow_negative=[True]))
     good = Bars(close=close, open=opens)
-    assert backtest(weights, good, costs=0.0, fill="next_open").equity.iloc[-1] > 0
+    assert run_backtest(weights, good, costs=0.0, fill="next_open").equity.iloc[-1] > 0
     scaled = Bars(close=close * 0.01, open=opens * 0.01)  # adjusted by a ratio: the same books
-    assert np.allclose(backtest(weights, scaled, costs=0.0, fill="next_open").equity,
-                       backtest(weights, good, costs=0.0, fill="next_open").equity, rtol=0, atol=1e-12)
+    assert np.allclose(run_backtest(weights, scaled, costs=0.0, fill="next_open").equity,
+                       run_backtest(weights, good, costs=0.0, fill="next_open").equity, rtol=0, atol=1e-12)
     for bars, text in ((Bars(close=close, open=opens, excess=good.returns), "given returns .back-adjusted.: use 'next_close'"),
                        (Bars(close=close - 100, open=opens - 100), "positive prices.*'A'.*next_close"),
                        (Bars(close=close, open=opens.assign(B=0.0)), "positive prices.*'B'"),
@@ -187,7 +187,7 @@ def test_next_open_needs_prices_that_can_be_divided():
                        (Bars(close=close, open=opens * [1.0, 1.4]), "opens of 'B' are typically 34% away"),
                        (Bars(close=close), "needs opening prices")):
         with pytest.raises(DataError, match=text):
-            backtest(weights, bars, costs=0.0, fill="next_open")
+            run_backtest(weights, bars, costs=0.0, fill="next_open")
 
 
 def test_a_contract_below_zero():
@@ -196,12 +196,12 @@ def test_a_contract_below_zero():
     price = [20.0, 18.0, -37.0, -10.0, 10.0, 12.0]
     bars = Bars(close=pd.DataFrame({"CL": price}, days))
     given = pd.DataFrame({"CL": [0.1]}, days[:1])
-    book = backtest(given, bars, costs=0.0, rebalance="given")
+    book = run_backtest(given, bars, costs=0.0, rebalance="given")
     units = 0.1 / 20.0
     assert book.equity.tolist() == pytest.approx([1 + units * (p - 20.0) for p in price], abs=1e-12)
     assert book.positions["CL"].tolist() == pytest.approx([units * abs(p) for p in price], abs=1e-12)
     panel = Bars(close=bars.close, excess=bars.returns)  # the first fall is below -100 %
-    book = backtest(given, panel, costs=0.0, rebalance="given")
+    book = run_backtest(given, panel, costs=0.0, rebalance="given")
     assert book.equity.iloc[2] == pytest.approx(1 + units * -57, abs=1e-12)
     assert book.weights["CL"].iloc[2] > 0 and book.equity.iloc[3] > book.equity.iloc[2]
 
@@ -211,7 +211,7 @@ def test_a_price_without_a_return(price):
     days = pd.bdate_range("2020-01-01", periods=4)
     bars = Bars(close=pd.DataFrame({"A": [1.0, price, 2.0, 2.0]}, days))
     with pytest.raises(DataError, match="price of 'A' on 2020-01-02 is"):
-        backtest(pd.DataFrame({"A": 0.5}, days), bars, costs=0.0)
+        run_backtest(pd.DataFrame({"A": 0.5}, days), bars, costs=0.0)
 
 
 def test_a_hole_in_given_returns():
@@ -219,7 +219,7 @@ def test_a_hole_in_given_returns():
     close = pd.DataFrame({"A": [1.0, 2.0, 3.0, 4.0]}, days)
     bars = Bars(close=close, excess=pd.DataFrame({"A": [nan, 0.1, nan, 0.1]}, days))
     with pytest.raises(DataError, match="'A' has a price but no return on 2020-01-03"):
-        backtest(pd.DataFrame({"A": 0.5}, days), bars, costs=0.0)
+        run_backtest(pd.DataFrame({"A": 0.5}, days), bars, costs=0.0)
 
 
 def test_currencies():
@@ -229,22 +229,22 @@ def test_currencies():
     table = pd.DataFrame(dict(symbol=["A", "B", "C"], currency=["USD", "JPY", nan]))
     weights, bars = pd.DataFrame(0.2, days, list("ABC")), Bars(close=close, instruments=table)
     with pytest.raises(DataError, match="prices in 2 currencies in one book"):
-        backtest(weights, bars, costs=0.0)
-    backtest(weights[["A", "C"]], bars, costs=0.0)
-    backtest(weights, Bars(close=close, excess=close * 0, instruments=table), costs=0.0)
+        run_backtest(weights, bars, costs=0.0)
+    run_backtest(weights[["A", "C"]], bars, costs=0.0)
+    run_backtest(weights, Bars(close=close, excess=close * 0, instruments=table), costs=0.0)
 
 
 def test_weights_that_mean_one_thing():
     bars = load_bars(["KO", "JPM", "GE"], "2015", "2015")
     rng = np.random.default_rng(0)
     weights = pd.DataFrame(rng.normal(0, 0.3, bars.close.shape), bars.sessions, bars.symbols)
-    book = backtest(weights, bars)
-    other = backtest(weights[weights.columns[::-1]], bars)
+    book = run_backtest(weights, bars)
+    other = run_backtest(weights[weights.columns[::-1]], bars)
     assert np.allclose(book.equity, other.equity, rtol=0, atol=1e-12)
     assert other.weights.columns.equals(weights.columns[::-1])
-    one = backtest(weights[["GE"]], bars)
+    one = run_backtest(weights[["GE"]], bars)
     for same in (weights["GE"], weights["GE"].astype("Float64"), weights[["GE"]].set_axis(bars.sessions.as_unit("s"))):
-        assert backtest(same, bars).equity.equals(one.equity)
+        assert run_backtest(same, bars).equity.equals(one.equity)
 
 
 ERRORS = {  # name: weights made of good ones, what the message must hold
@@ -286,7 +286,7 @@ def test_weights_that_do_not(name):
     rng = np.random.default_rng(0)
     weights = pd.DataFrame(rng.normal(0, 0.3, bars.close.shape), bars.sessions, bars.symbols)
     with pytest.raises(DataError, match=text):
-        backtest(make(weights), bars)
+        run_backtest(make(weights), bars)
 
 
 @pytest.mark.parametrize("terms, text", [
@@ -299,7 +299,7 @@ def test_weights_that_do_not(name):
 def test_terms_that_are_none(terms, text):
     bars = load_bars(["KO", "JPM"], "2015", "2015")
     with pytest.raises(DataError, match=text):
-        backtest(pd.DataFrame(-0.5, bars.sessions, bars.symbols), **dict(bars=bars) | terms)
+        run_backtest(pd.DataFrame(-0.5, bars.sessions, bars.symbols), **dict(bars=bars) | terms)
 
 
 def test_the_months_of_periods_are_repaired_as_told():
@@ -307,24 +307,24 @@ def test_the_months_of_periods_are_repaired_as_told():
     daily = pd.DataFrame(0.5, bars.sessions, bars.symbols)
     weights = daily.resample("ME").last().to_period("M")
     try:
-        backtest(weights, bars, rebalance="given")
+        run_backtest(weights, bars, rebalance="given")
     except DataError as error:
         told = str(error).partition("for its last one, ")[2]
     repaired = eval(told, {"weights": weights, "bars": bars, "pd": pd})
     assert repaired.index.equals(daily.groupby(daily.index.to_period("M")).tail(1).index)
-    assert backtest(repaired, bars, rebalance="given").turnover.gt(0).sum() == 12
+    assert run_backtest(repaired, bars, rebalance="given").turnover.gt(0).sum() == 12
 
 
 def test_a_window_keeps_the_clock_and_its_first_return():
     bars = load_bars(["KO", "JPM"], "2015", "2016")
     weights = pd.DataFrame(0.5, bars.sessions, bars.symbols)
-    book = backtest(weights, Bars(close=bars.close, periods=260.0), costs=0.0)
+    book = run_backtest(weights, Bars(close=bars.close, periods=260.0), costs=0.0)
     cut = book.window("2016")
     assert cut.periods == 260.0 and cut.periods_per_year == 260.0 and book.periods_per_year == 260.0
     assert cut.equity.iloc[0] == pytest.approx(1 + book.net_returns.loc[cut.equity.index[0]], abs=1e-15)
     assert cut.equity.iloc[0] != 1
     assert cut.financing_costs.index.equals(cut.equity.index)
-    weekly = backtest(weights.iloc[::5], Bars(close=bars.close.iloc[::5]), costs=0.0)
+    weekly = run_backtest(weights.iloc[::5], Bars(close=bars.close.iloc[::5]), costs=0.0)
     years = (weekly.equity.index[-1] - weekly.equity.index[0]).days / 365.25
     assert weekly.periods is None and weekly.periods_per_year == pytest.approx((len(weekly.equity) - 1) / years)
     traded = weekly.turnover.mean() * weekly.periods_per_year

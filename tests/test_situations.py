@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybrid_ssm.backtest import backtest
+from hybrid_ssm.backtest import run_backtest
 from hybrid_ssm.data import Bars, DataError
 from hybrid_ssm.sources import load_bars, to_currency
 from hybrid_ssm.files import read_long
@@ -101,7 +101,7 @@ def test_semicolons_in_a_comma_separated_file(tmp_path):
 def test_a_halt_is_valued_at_the_last_price():
     "HKUDS/Vibe-Trading 1318: after five silent bars a held position was put back to its entry price"
     close = pd.DataFrame({"A": np.r_[np.linspace(100, 150, 10), np.full(30, np.nan), 140., np.full(19, 140.)]}, DAYS)
-    book = backtest(pd.DataFrame(1., DAYS, ["A"]), Bars(close), costs=0.)
+    book = run_backtest(pd.DataFrame(1., DAYS, ["A"]), Bars(close), costs=0.)
     assert (book.equity.iloc[9:40] == book.equity.iloc[9]).all()
     assert book.equity.iloc[40] == pytest.approx(1.4) and book.trades.iloc[10:40].abs().to_numpy().sum() == 0
 
@@ -112,7 +112,7 @@ def test_nothing_is_bought_during_a_suspension():
     close.iloc[5:30, 0] = np.nan
     weights = pd.DataFrame({"A": 0., "B": .5}, DAYS)
     weights.iloc[10:, 0] = .5  # wanted in the silence
-    book = backtest(weights, Bars(close), costs=0.)
+    book = run_backtest(weights, Bars(close), costs=0.)
     assert np.flatnonzero(book.trades["A"]).tolist() == [30]
 
 
@@ -121,7 +121,7 @@ def test_a_delisting_is_paid_out():
     close = pd.DataFrame({"A": 100., "B": 50.}, DAYS)
     close.iloc[20:, 0] = np.nan
     table = pd.DataFrame(dict(symbol=["A", "B"], delisting=[DAYS[19], pd.NaT], delisting_return=[-.3, np.nan]))
-    book = backtest(pd.DataFrame({"A": .5, "B": 0.}, DAYS), Bars(close, instruments=table), costs=0.)
+    book = run_backtest(pd.DataFrame({"A": .5, "B": 0.}, DAYS), Bars(close, instruments=table), costs=0.)
     assert book.equity.iloc[-1] == pytest.approx(1 - .5 * .3) and book.weights["A"].iloc[-1] == 0
 
 
@@ -138,7 +138,7 @@ def test_pence_and_pounds():
     "portfolio-performance/portfolio 4038: quotes in pence taken for pounds"
     close = pd.DataFrame({"LSEG.L": np.linspace(9000, 9900, 60), "BP": np.linspace(5, 6, 60)}, DAYS)
     bars = Bars(close, instruments=pd.DataFrame(dict(symbol=["LSEG.L", "BP"], currency=["GBp", "GBP"])))
-    refused(lambda: backtest(pd.DataFrame(.5, DAYS, bars.symbols), bars, costs=0.), "GBp", "to_currency")
+    refused(lambda: run_backtest(pd.DataFrame(.5, DAYS, bars.symbols), bars, costs=0.), "GBp", "to_currency")
     pounds = to_currency(bars, "GBP")
     assert pounds.close["LSEG.L"].iloc[0] == pytest.approx(90) and pounds.close["BP"].iloc[0] == 5
     assert set(pounds.instruments["currency"]) == {"GBP"}
@@ -155,7 +155,7 @@ def test_a_month_between_two_rebalancings():
     rng = np.random.default_rng(0)
     close = pd.DataFrame(100 * np.exp(rng.normal(0, .02, (60, 2)).cumsum(0)), DAYS, ["A", "B"])
     first = pd.DataFrame(.5, DAYS[:1], ["A", "B"])
-    book = backtest(first, Bars(close), costs=0., rebalance="given")
+    book = run_backtest(first, Bars(close), costs=0., rebalance="given")
     assert book.equity.iloc[-1] == pytest.approx((close.iloc[-1] / close.iloc[0]).mean()) and book.turnover.iloc[1:].sum() == 0
 
 
@@ -164,7 +164,7 @@ def test_a_short_position_pays_its_fee():
     days = pd.date_range("2016-06-01", "2016-08-01")
     bars, short = Bars(pd.DataFrame({"A": 100.}, days)), pd.DataFrame(0., days, ["A"])
     short.iloc[0] = -.5
-    book = backtest(short.iloc[:1], bars, costs=0., borrow=.10, rebalance="given")
+    book = run_backtest(short.iloc[:1], bars, costs=0., borrow=.10, rebalance="given")
     assert book.equity.iloc[-1] == pytest.approx(1 - .5 * .10 * 61 / 365.25, rel=1e-4)
 
 
@@ -172,13 +172,15 @@ def test_margin_is_charged():
     "Robot-Wealth/risk-premia-app 18: interest on negative cash, days / 365 x cash x rate"
     days = pd.date_range("2016-01-01", periods=100)
     bars = Bars(pd.DataFrame({"A": 100.}, days))
-    book = backtest(pd.DataFrame(2., days[:1], ["A"]), bars, costs=0., financing=.06, rebalance="given")
+    book = run_backtest(pd.DataFrame(2., days[:1], ["A"]), bars, costs=0., financing=.06, rebalance="given")
     assert book.equity.iloc[-1] == pytest.approx(1 - .06 * 99 / 365.25, rel=2e-2) and book.equity.iloc[-1] < 1
 
 
 def test_a_set_number_of_periods_reaches_every_statistic(tmp_path):
     "One run, one number of periods: the table, the stress table, the blocks and the differences agree"
-    from hybrid_ssm.experiment import Experiment, block_table, parse_config, stress_table
+    from hybrid_ssm.experiment import Experiment
+    from hybrid_ssm.config import parse_config
+    from hybrid_ssm.summary import block_table, stress_table
     days = pd.bdate_range("2014-01-01", "2018-12-31")
     rng = np.random.default_rng(0)
     parts = [pd.DataFrame(dict(date=days, symbol=s, close=100 * np.exp(rng.normal(3e-4, .01, len(days)).cumsum()))) for s in "ABX"]
@@ -197,7 +199,7 @@ names = ["tsmom", "index"]
 bps = 5.0
 """
     result = Experiment(parse_config(text)).run(tmp_path / "runs", progress=False)
-    net = result.books["index"].net_returns
+    net = result.backtests["index"].net_returns
     value = net.mean() / net.std() * sqrt(52)
     assert result.table.frame.loc["index", "Net Sharpe"] == pytest.approx(value)
     for shown in (stress_table(result).loc["index", "As configured"], block_table(result).loc["index"].iloc[0]):

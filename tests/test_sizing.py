@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_ssm.backtest import backtest
+from hybrid_ssm.backtest import run_backtest
 from hybrid_ssm.data import Bars, DataError
 from hybrid_ssm.calendars import same_day_known
 from hybrid_ssm.risk import RiskPolicy, inverse_volatility, own_returns
@@ -275,7 +275,7 @@ def steady(n, symbols, kind, rho=0.0, seed=0, sigma=0.01):
 
 def realised(weights, bars, skip=60):
     "Volatility a year of the ledger's returns, by elapsed time: sum of squares per year"
-    r = backtest(weights, bars, costs=0.0).gross_returns.iloc[skip:]
+    r = run_backtest(weights, bars, costs=0.0).gross_returns.iloc[skip:]
     years = (r.index[-1] - r.index[0]).days / 365.25
     return float(np.sqrt((r ** 2).sum() / years))
 

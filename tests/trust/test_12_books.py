@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybrid_ssm.backtest import backtest
+from hybrid_ssm.backtest import run_backtest
 from hybrid_ssm.data import Bars
 
 
@@ -61,7 +61,7 @@ def quick(implementation):
 
 def one_side_only(weights, bars, costs=None, fill="close"):
     "Planted: only buying costs money"
-    book = backtest(weights, bars, costs=costs, fill=fill)
+    book = run_backtest(weights, bars, costs=costs, fill=fill)
     paid = book.trades.clip(lower=0.0).sum(axis=1) * costs
     net = book.gross_returns - paid
     return replace(book, costs=paid, net_returns=net, equity=(1 + net).cumprod())
@@ -69,7 +69,7 @@ def one_side_only(weights, bars, costs=None, fill="close"):
 
 def trades_without_a_price(weights, bars, costs=None, fill="close"):
     "Planted: a session without a price fills at the last one"
-    return backtest(weights, replace(bars, close=bars.close.ffill()), costs=costs, fill=fill)
+    return run_backtest(weights, replace(bars, close=bars.close.ffill()), costs=costs, fill=fill)
 
 
 def bt_distance(seed):
@@ -82,11 +82,11 @@ def bt_distance(seed):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         prices = bt.run(oracle).prices["s"].reindex(weights.index) / 100
-    return float(np.abs(prices - backtest(weights, bars, costs=0.0).equity).max())
+    return float(np.abs(prices - run_backtest(weights, bars, costs=0.0).equity).max())
 
 
 def test_the_books_balance():
-    quick(backtest)
+    quick(run_backtest)
 
 
 @pytest.mark.parametrize("planted", [one_side_only, trades_without_a_price], ids=lambda f: f.__name__)
@@ -100,5 +100,5 @@ def test_bt_agrees():
 
 @pytest.mark.slow
 def test_the_books_balance_in_a_thousand_streams():
-    check(backtest, range(1000))
+    check(run_backtest, range(1000))
     assert max(map(bt_distance, range(100))) < 1e-8

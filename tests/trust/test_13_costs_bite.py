@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybrid_ssm.backtest import backtest
+from hybrid_ssm.backtest import run_backtest
 from hybrid_ssm.data import Bars
 
 COSTS = (0.0, 1e-4, 5e-4, 2e-3)
@@ -66,7 +66,7 @@ def quick(implementation):
 
 def entries_only(weights, bars, costs=None, fill="close"):
     "Planted: a trade that makes the position smaller is free"
-    book = backtest(weights, bars, costs=costs, fill=fill)
+    book = run_backtest(weights, bars, costs=costs, fill=fill)
     larger = book.weights.abs() > book.weights.shift(fill_value=0.0).abs()
     paid = book.trades.abs().where(larger, 0.0).sum(axis=1) * costs
     net = book.gross_returns - paid
@@ -75,7 +75,7 @@ def entries_only(weights, bars, costs=None, fill="close"):
 
 def rebalancing_is_free(weights, bars, costs=None, fill="close"):
     "Planted: turnover as the difference of two targets, as if held weights did not drift"
-    book = backtest(weights, bars, costs=costs, fill=fill)
+    book = run_backtest(weights, bars, costs=costs, fill=fill)
     turnover = weights.diff().fillna(weights).abs().sum(axis=1)
     net = book.gross_returns - turnover * costs
     return replace(book, net_returns=net, turnover=turnover, equity=(1 + net).cumprod())
@@ -83,19 +83,19 @@ def rebalancing_is_free(weights, bars, costs=None, fill="close"):
 
 def charged_on_the_equity_before_the_move(weights, bars, costs=None, fill="close"):
     "Planted: the cost is a share of the equity at the previous close, not of that at the trade"
-    book = backtest(weights, bars, costs=costs, fill=fill)
+    book = run_backtest(weights, bars, costs=costs, fill=fill)
     paid = book.turnover * costs
     net = book.gross_returns - paid
     return replace(book, net_returns=net, costs=paid, equity=(1 + net).cumprod())
 
 
 def test_costs_bite():
-    quick(backtest)
+    quick(run_backtest)
 
 
 @pytest.mark.slow
 def test_costs_bite_in_a_thousand_markets():
-    check(backtest, range(1000))
+    check(run_backtest, range(1000))
 
 
 @pytest.mark.parametrize("planted", [entries_only, rebalancing_is_free, charged_on_the_equity_before_the_move],
@@ -107,7 +107,7 @@ def test_mutants(mutants, planted):
 def test_each_symbol_pays_its_own_cost():
     weights, bars, _ = case(1)
     own = pd.Series(np.linspace(1e-4, 2e-3, len(bars.symbols)), bars.symbols)
-    book = backtest(weights, bars, costs=own)
+    book = run_backtest(weights, bars, costs=own)
     charged = (book.trades.abs() * own).sum(axis=1) * at_the_fill(book, bars, "close")
     assert np.allclose(book.costs, charged, rtol=0, atol=1e-12)
 
@@ -116,8 +116,8 @@ def test_a_roll_costs_one_more_fraction():
     weights, bars, _ = case(3)
     rng = np.random.default_rng(0)
     roll = pd.DataFrame(rng.integers(0, 2, bars.close.shape), bars.sessions, bars.symbols)
-    book = backtest(weights, replace(bars, extras={"roll": roll}), costs=1e-3)
-    plain = backtest(weights, bars, costs=1e-3)
+    book = run_backtest(weights, replace(bars, extras={"roll": roll}), costs=1e-3)
+    plain = run_backtest(weights, bars, costs=1e-3)
     assert book.rolled.sum() > 0 and book.equity.iloc[-1] < plain.equity.iloc[-1]
     charged = 1e-3 * (book.turnover + book.rolled) * at_the_fill(book, bars, "close")
     assert np.allclose(book.gross_returns - book.net_returns, charged, rtol=0, atol=1e-12)
@@ -136,5 +136,5 @@ def test_costs_are_a_share_of_the_equity_at_the_trade():
         held, equity = held * (1 + r) / value, equity * value
         equity *= 1 - cost * np.abs(target - held).sum()
         held = target
-    book = backtest(pd.DataFrame([target] * 500, days, names), bars, costs=cost)
+    book = run_backtest(pd.DataFrame([target] * 500, days, names), bars, costs=cost)
     assert book.equity.iloc[-1] == pytest.approx(equity, abs=1e-9)

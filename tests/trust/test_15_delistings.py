@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybrid_ssm.backtest import RuinError, backtest
+from hybrid_ssm.backtest import RuinError, run_backtest
 from hybrid_ssm.calendars import resample
 from hybrid_ssm.data import Bars, DataError
 
@@ -47,16 +47,16 @@ def check(implementation):
 
 def kept_at_its_last_price(weights, bars, costs=None):
     "Planted: position kept at last price"
-    return backtest(weights, Bars(close=bars.close, excess=bars.excess), costs=costs)
+    return run_backtest(weights, Bars(close=bars.close, excess=bars.excess), costs=costs)
 
 
 def sold_at_its_last_price(weights, bars, costs=None):
     "Planted: closed at the last price, as if a delisting cost nothing"
-    return backtest(weights, bars, costs=costs, delisting_return=dict.fromkeys(bars.symbols, 0.0))
+    return run_backtest(weights, bars, costs=costs, delisting_return=dict.fromkeys(bars.symbols, 0.0))
 
 
 def test_delisted_assets_close():
-    check(backtest)
+    check(run_backtest)
 
 
 @pytest.mark.parametrize("planted", [kept_at_its_last_price, sold_at_its_last_price], ids=lambda f: f.__name__)
@@ -69,7 +69,7 @@ def test_the_end_is_no_trade(fill):
     "The settlement is neither turnover nor cost, and the symbol is gone for good"
     bars = market([100, 100, 100, nan, nan, nan], "2020-03-04", -0.3)
     bars = Bars(close=bars.close, open=bars.close, instruments=bars.instruments)
-    book = backtest(pd.DataFrame({"X": 0.5, "Y": 0.25}, DAYS), bars, costs=0.01, fill=fill)
+    book = run_backtest(pd.DataFrame({"X": 0.5, "Y": 0.25}, DAYS), bars, costs=0.01, fill=fill)
     assert book.trades["X"].iloc[3:].eq(0).all() and book.weights["X"].iloc[3:].eq(0).all()
     assert book.gross_returns.iloc[3] == pytest.approx(-0.3 * book.weights["X"].iloc[2], abs=1e-12)
 
@@ -77,52 +77,52 @@ def test_the_end_is_no_trade(fill):
 def test_bars_that_end_earlier():
     "A delisting after the end of the bars changes nothing, and needs no return"
     weights, bars = pd.DataFrame({"X": 0.5, "Y": 0.0}, DAYS), market([100, 110, 99, 98, 97, 96], "2020-03-09", nan)
-    assert backtest(weights, bars, costs=0.0).equity.equals(backtest(weights, Bars(close=bars.close), costs=0.0).equity)
+    assert run_backtest(weights, bars, costs=0.0).equity.equals(run_backtest(weights, Bars(close=bars.close), costs=0.0).equity)
 
 
 def test_a_return_that_nobody_stated():
     "Named where a position is really held; a number, a mapping or the column states it"
     weights, bars = pd.DataFrame({"X": 0.5, "Y": 0.0}, DAYS), market([100, 100, 100, nan, nan, nan], "2020-03-04", nan)
     with pytest.raises(DataError, match="'X' .*2020-03-05.*delisting_return.*delisting_return=-.3") as caught:
-        backtest(weights, bars, costs=0.0)
+        run_backtest(weights, bars, costs=0.0)
     assert caught.value.symbol == "X" and caught.value.session == DAYS[3]
     absent = Bars(close=bars.close, instruments=bars.instruments.drop(columns="delisting_return"))
     with pytest.raises(DataError, match="column delisting_return"):
-        backtest(weights, absent, costs=0.0)
+        run_backtest(weights, absent, costs=0.0)
     for stated in (-0.3, {"X": -0.3}, pd.Series({"X": -0.3, "Z": 0.1})):
         for these in (bars, absent):
-            assert backtest(weights, these, costs=0.0, delisting_return=stated).equity.iloc[-1] == pytest.approx(0.85)
+            assert run_backtest(weights, these, costs=0.0, delisting_return=stated).equity.iloc[-1] == pytest.approx(0.85)
     flat = weights.assign(X=[0.5, 0.5, 0.0, 0.0, 0.0, 0.0])
-    assert backtest(flat, bars, costs=0.0).equity.iloc[-1] == 1.0  # sold in time: nothing to state
+    assert run_backtest(flat, bars, costs=0.0).equity.iloc[-1] == 1.0  # sold in time: nothing to state
 
 
 def test_the_table_goes_before_one_number_and_a_mapping_before_the_table():
     weights, bars = pd.DataFrame({"X": 0.5, "Y": 0.0}, DAYS), market([100, 100, 100, nan, nan, nan], "2020-03-04", -0.1)
-    assert backtest(weights, bars, costs=0.0, delisting_return=-0.3).equity.iloc[-1] == pytest.approx(0.95)
-    assert backtest(weights, bars, costs=0.0, delisting_return={"X": -0.3}).equity.iloc[-1] == pytest.approx(0.85)
+    assert run_backtest(weights, bars, costs=0.0, delisting_return=-0.3).equity.iloc[-1] == pytest.approx(0.95)
+    assert run_backtest(weights, bars, costs=0.0, delisting_return={"X": -0.3}).equity.iloc[-1] == pytest.approx(0.85)
 
 
 @pytest.mark.parametrize("stated, text", [(-30, "-30"), ("thirty", "'thirty'"), (np.inf, "inf")])
 def test_a_return_that_is_none(stated, text):
     weights, bars = pd.DataFrame({"X": 0.5, "Y": 0.0}, DAYS), market([100, 100, 100, nan, nan, nan], "2020-03-04", nan)
     with pytest.raises(DataError, match=f"delisting_return of 'X' is {text}"):
-        backtest(weights, bars, costs=0.0, delisting_return=stated)
+        run_backtest(weights, bars, costs=0.0, delisting_return=stated)
 
 
 def test_prices_after_the_end():
     with pytest.raises(DataError, match="'X' has a price on 2020-03-06, after its delisting on 2020-03-04"):
-        backtest(pd.DataFrame({"X": 0.5, "Y": 0.0}, DAYS), market([100, 100, 100, nan, 90, nan], "2020-03-04", 0.0), costs=0.0)
+        run_backtest(pd.DataFrame({"X": 0.5, "Y": 0.0}, DAYS), market([100, 100, 100, nan, 90, nan], "2020-03-04", 0.0), costs=0.0)
 
 
 @pytest.mark.parametrize("end", ["2020-03-04", pd.Timestamp("2020-03-04"), 20200304, "20200304"])
 def test_dates_as_tables_have_them(end):
-    book = backtest(pd.DataFrame({"X": 0.5, "Y": 0.0}, DAYS), market([100, 100, 100, nan, nan, nan], end, -0.3), costs=0.0)
+    book = run_backtest(pd.DataFrame({"X": 0.5, "Y": 0.0}, DAYS), market([100, 100, 100, nan, nan, nan], end, -0.3), costs=0.0)
     assert book.equity.tolist() == pytest.approx([1, 1, 1, 0.85, 0.85, 0.85])
 
 
 def test_ruined_by_a_delisting():
     with pytest.raises(RuinError, match="2020-03-05"):
-        backtest(pd.DataFrame({"X": 1.5, "Y": 0.0}, DAYS), market([100, 100, 100, nan, nan, nan], "2020-03-04", -1.0), costs=0.0)
+        run_backtest(pd.DataFrame({"X": 1.5, "Y": 0.0}, DAYS), market([100, 100, 100, nan, nan, nan], "2020-03-04", -1.0), costs=0.0)
 
 
 def test_weekly_bars_earn_the_last_week():
@@ -131,5 +131,5 @@ def test_weekly_bars_earn_the_last_week():
     prices = [100.0] * 5 + [110.0] * 3 + [nan] * 12
     weekly = resample(market(prices, days[7], -0.3, days), "W")
     assert weekly.sessions[1] > days[7] and weekly.close["X"].notna().sum() == 2
-    book = backtest(pd.DataFrame({"X": 0.5, "Y": 0.0}, weekly.sessions), weekly, costs=0.0)
+    book = run_backtest(pd.DataFrame({"X": 0.5, "Y": 0.0}, weekly.sessions), weekly, costs=0.0)
     assert book.gross_returns.tolist() == pytest.approx([0, 0.05, 0.5 * -0.3, 0])

@@ -8,7 +8,8 @@ import torch
 
 from hybrid_ssm import experiment
 from hybrid_ssm.calendars import align
-from hybrid_ssm.experiment import Experiment, parse_config
+from hybrid_ssm.experiment import Experiment
+from hybrid_ssm.config import parse_config
 from hybrid_ssm.handler import FinancialDataHandler
 
 TEXT = """
@@ -56,8 +57,8 @@ def rows(base, **changes):
     "Net returns of every row, after `changes` to sections of the configuration"
     config, out = base
     new = {name: replace(getattr(config, name), **values) for name, values in changes.items()}
-    result = Experiment(replace(config, **new)).run(out, progress=False, report=False)
-    return {label: book.net_returns for label, book in result.books.items()}
+    result = Experiment(replace(config, **new)).run(out, progress=False)
+    return {label: backtest.net_returns for label, backtest in result.backtests.items()}
 
 
 RULES = ("tsmom", "equal_weight", "index")
@@ -90,20 +91,20 @@ def stand_alone(base, names):
 
 def joined_in(base, **changes):
     "Planted: the sessions of the benchmark become sessions of the universe"
-    honest = experiment.load_market
+    honest = experiment.load_experiment
 
     def planted(config):
-        market = honest(config)
+        data = honest(config)
         other = experiment.load_bars([config.data.benchmark], source=config.data.source)
-        both = market.sessions.union(other.sessions[other.sessions <= market.sessions[-1]])
-        universe = align(market.universe, both)
+        both = data.sessions.union(other.sessions[other.sessions <= data.sessions[-1]])
+        universe = align(data.universe, both)
         handler = FinancialDataHandler(bars=universe, features=config.features, costs=config.costs.fraction)
-        return experiment.Market(universe, align(market.index, both), handler)
-    experiment.load_market = planted
+        return experiment.ExperimentData(universe, align(data.index, both), handler)
+    experiment.load_experiment = planted
     try:
         return rows(base, **changes)
     finally:
-        experiment.load_market = honest
+        experiment.load_experiment = honest
 
 
 def test_rows_stand_alone(base):

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybrid_ssm.backtest import backtest
+from hybrid_ssm.backtest import run_backtest
 from hybrid_ssm.data import Bars
 
 
@@ -58,16 +58,16 @@ def sold_in_silence(weights, bars, costs=None):
     observed = bars.observed
     gone = observed.rolling(21, min_periods=1).max() == 0
     invented = bars.close.where(observed | ~gone, bars.close.ffill())
-    return backtest(weights.where(~gone, 0.0), replace(bars, close=invented), costs=costs)
+    return run_backtest(weights.where(~gone, 0.0), replace(bars, close=invented), costs=costs)
 
 
 def test_a_halt_is_a_halt():
-    quick(backtest)
+    quick(run_backtest)
 
 
 @pytest.mark.slow
 def test_five_hundred_halts():
-    check(backtest, range(500))
+    check(run_backtest, range(500))
 
 
 def test_mutants(mutants):
@@ -84,7 +84,7 @@ def test_one_hundred_silence_sixty(silent, given, fill):
     returns = pd.DataFrame({"X": [np.nan, 0.0] + [np.nan] * silent + [-0.4]}, days)
     bars = Bars(close=close, excess=returns if given else None)
     for side in (1.0, -1.0):
-        book = backtest(pd.DataFrame(side, days, ["X"]), bars, costs=0.0, fill=fill)
+        book = run_backtest(pd.DataFrame(side, days, ["X"]), bars, costs=0.0, fill=fill)
         assert book.equity.iloc[-1] == pytest.approx(1 - 0.4 * side, abs=1e-12)
         assert (book.equity.iloc[:-1] == 1).all() and book.turnover.iloc[2:-1].sum() == 0
 
@@ -94,6 +94,6 @@ def test_orders_wait_for_a_price():
     days = pd.bdate_range("2020-01-01", periods=40)
     close = pd.DataFrame({"X": [100.0] * 5 + [np.nan] * 30 + [60.0] * 5}, days)
     weights = pd.DataFrame({"X": [1.0] * 5 + [0.0] * 35}, days)
-    book = backtest(weights, Bars(close=close), costs=0.01)
+    book = run_backtest(weights, Bars(close=close), costs=0.01)
     assert np.flatnonzero(book.trades["X"]).tolist() == [0, 35]
     assert book.equity.iloc[-1] == pytest.approx(0.99 * 0.6 * 0.99, abs=1e-12)  # in and out
