@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .core import SESSIONS_PER_YEAR
+from .core import SESSIONS_PER_YEAR, ConfigError
 from .ssm import ModelInputError
-from .core import ConfigError
 
 # %% ../nbs/03_attention.ipynb #d01f6f8b
 UNSEEN, MASKED = -1e32, -1e30  # outside the window; inside it, but without an observation
