@@ -2,7 +2,7 @@
 
 usage: python bench/attention.py [--lengths 64 252 1024 4096] [--memory 1024 4096 16384] [--rounds 7] [--threads 1]
 
-Every round times all rivals once, one after the other. Times are seconds of processor; what is printed is the median
+Every round times all forms once, one after the other. Times are seconds of processor; what is printed is the median
 over rounds of the *ratio* within a round; above 1, the windows are the faster ones. Memory is what tensors held at once
 in one forward and backward pass, batch of one.
 """
@@ -157,8 +157,8 @@ def main():
     torch.manual_seed(0)
     print(machine())
     print(f"width {WIDTH}, {HEADS} heads, windows {WindowedAttention(WIDTH, HEADS).windows}, {args.rounds} rounds")
-    rivals = list(FORMS)[1:]
-    table("Forward + backward, whole layer: rival over windows, ratio of times", ["L", "batch", "Mtok/s", *rivals],
+    baselines = list(FORMS)[1:]
+    table("Forward + backward, whole layer: baseline over windows, ratio of times", ["L", "batch", "Mtok/s", *baselines],
           times(args.lengths, args.tokens, args.rounds))
     table("One window for all heads at L = 4096: causal over windows, ratio of times", ["window", "causal / windows"],
           one_window(4096, args.tokens, args.rounds))

@@ -8,20 +8,20 @@ others are the bare trunk of PyTorch with a square loss, so the comparison leans
 import argparse
 
 import torch
+from common import head, interleave, machine, median, ratio, row
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from common import head, interleave, machine, median, ratio, row
-from hybrid_ssm.hybrid import COUPLINGS, HybridFinancialModel
 from hybrid_ssm.attention import CONTROLS
+from hybrid_ssm.hybrid import COUPLINGS, HybridFinancialModel
 
 WIDTH, ROWS, HEADS, FEATURES = 64, 16, 4, 20
 
 
 def likelihood(out, target):
     "Student-t likelihood of the target, and something for the position to learn"
-    law = torch.distributions.StudentT(out.df, out.mean, out.scale, validate_args=False)
-    return out.position.square().mean() - law.log_prob(target).mean()
+    student = torch.distributions.StudentT(out.df, out.mean, out.scale, validate_args=False)
+    return out.position.square().mean() - student.log_prob(target).mean()
 
 
 def trainer(net, loss):
@@ -91,10 +91,10 @@ def main():
     taken = interleave(runners, args.rounds)
     print(machine())
     print(f"training step, batch {shape[0]} x {shape[1]} sessions, width {WIDTH}, {args.rounds} rounds\n")
-    rivals = "TransformerEncoder", "LSTM", "hybrid"
-    print(head("", "steps a second", *(f"{name} / this" for name in rivals)))
+    baselines = "TransformerEncoder", "LSTM", "hybrid"
+    print(head("", "steps a second", *(f"{name} / this" for name in baselines)))
     for name in runners:
-        print(row(name, 1 / median(taken, name), *(ratio(taken, rival, name) for rival in rivals)))
+        print(row(name, 1 / median(taken, name), *(ratio(taken, baseline, name) for baseline in baselines)))
     if args.profile: shares(*shape)
 
 

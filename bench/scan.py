@@ -3,7 +3,7 @@
 usage: python bench/scan.py [--quick] [--lengths 64 252 1024 4096 16384] [--tokens 16384] [--rounds 5] [--threads 1]
                             [--part cores memory layers] [--no-compile] [--keep-memory]
 
-Every round times all rivals once, one after the other, so that a machine that slows down slows all of them. What is
+Every round times all forms once, one after the other, so that a machine that slows down slows all of them. What is
 printed is the median over rounds of the *ratio* within a round; above 1, ours is the faster one. `--quick` takes less
 than a minute, everything less than twelve. `--keep-memory` tells the C library to keep what it was given, which removes
 page faults; the full run repeats the table of layers that way in a process of its own.
@@ -110,7 +110,7 @@ class CausalAttention(nn.Module):
 
 
 def forward_backward(form, inputs, extra=()):
-    "A call that runs `form` both ways with a fixed gradient, equal for all rivals"
+    "A call that runs `form` both ways with a fixed gradient, equal for all forms"
     def call():
         for x in (*inputs, *extra):
             x.grad = None
@@ -124,7 +124,7 @@ def forward_backward(form, inputs, extra=()):
 
 
 def agree(forms, inputs):
-    "All rivals compute the same sum, or their times mean nothing"
+    "All forms compute the same sum, or their times mean nothing"
     true, _ = selective_scan_reference(*(x.double() for x in inputs))
     for name, form in forms.items():
         y = form(*inputs)
@@ -142,10 +142,10 @@ def cores(args):
 
 
 def core_table(args, forms):
-    "Speed of the scan and of its rivals over the lengths"
-    rivals = [name for name in forms if name != "ours"]
+    "Speed of the scan and of the other forms over the lengths"
+    baselines = [name for name in forms if name != "ours"]
     print(f"\ncore scan, f+b, {args.tokens} tokens a call\n")
-    print(head("L", "batch", "ours, Mtok/s", *(f"against {name}" for name in rivals)))
+    print(head("L", "batch", "ours, Mtok/s", *(f"against {name}" for name in baselines)))
     speeds = []
     for length in args.lengths:
         batch = max(args.tokens // length, 1)
@@ -156,7 +156,7 @@ def core_table(args, forms):
         slow_taken = interleave(slow, max(1, args.rounds // 2))
         speeds.append(batch * length / median(fast_taken, "ours") / 1e6)
         taken = lambda name: fast_taken if name == "cpp" else slow_taken
-        print(row(length, batch, speeds[-1], *(ratio(taken(name), name, "ours") for name in rivals)), flush=True)
+        print(row(length, batch, speeds[-1], *(ratio(taken(name), name, "ours") for name in baselines)), flush=True)
     print(f"\nfastest length over slowest: {max(speeds) / min(speeds):.2f}")
 
 
@@ -176,7 +176,7 @@ def layer_table(args):
     layers = dict(eager=SelectiveSSM(WIDTH, ROWS, HEADS), LSTM=nn.LSTM(WIDTH, WIDTH, batch_first=True),
                   GRU=nn.GRU(WIDTH, WIDTH, batch_first=True), attention=CausalAttention())
     ours = ["eager"] + ([] if args.no_compile else ["compiled"])
-    print(head("L", "batch", "LSTM, Mtok/s", *(f"{name} against {rival}" for name in ours for rival in ("LSTM", "GRU", "attention"))))
+    print(head("L", "batch", "LSTM, Mtok/s", *(f"{name} against {baseline}" for name in ours for baseline in ("LSTM", "GRU", "attention"))))
     for length in (n for n in args.lengths if 64 < n < 16384):
         batch = max(args.tokens // length, 1)
         x = [torch.randn(batch, length, WIDTH, generator=RNG).requires_grad_()]
@@ -188,7 +188,7 @@ def layer_table(args):
                  for name, form in forms.items()}
         taken = interleave(calls, args.rounds)
         print(row(length, batch, batch * length / median(taken, "LSTM") / 1e6,
-                  *(ratio(taken, rival, name) for name in ours for rival in ("LSTM", "GRU", "attention"))), flush=True)
+                  *(ratio(taken, baseline, name) for name in ours for baseline in ("LSTM", "GRU", "attention"))), flush=True)
 
 
 def main():

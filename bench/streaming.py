@@ -2,7 +2,7 @@
 
 usage: python bench/streaming.py [--batches 1 64 500] [--rounds 7] [--bars 50] [--compile] [--long 10000]
 
-A round times `bars` steps of each rival in turn. `--long` walks that many bars with one cache and prints the size of the
+A round times `bars` steps of each baseline in turn. `--long` walks that many bars with one cache and prints the size of the
 cache and the time of a bar at the beginning and at the end: neither may grow.
 """
 import argparse
@@ -10,9 +10,9 @@ import resource
 import time
 
 import torch
+from common import head, interleave, machine, median, ratio, row
 from torch import nn
 
-from common import head, interleave, machine, median, ratio, row
 from hybrid_ssm.baselines import LSTMBaseline
 from hybrid_ssm.hybrid import HybridFinancialModel
 
@@ -40,7 +40,7 @@ def bare_lstm(batch, bars):
     return walk(lambda x, state: net(x[:, None], state), None, batch, bars)
 
 
-def rivals(batch, bars, compiled):
+def baselines(batch, bars, compiled):
     "name -> function that walks `bars` bars"
     model, lstm = build(), LSTMBaseline(WIDTH, FEATURES).eval().requires_grad_(False)
     runners = {"hybrid": walk(model.step, model.init_cache(batch), batch, bars),
@@ -70,13 +70,13 @@ def endurance(bars):
         _, cache = model.step(x[t], cache)
         took.append(time.perf_counter() - start)
     median = lambda part: sorted(part)[len(part) // 2] * 1e6
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024
-    print(f"\n{bars:,} bars: cache {before:,} -> {size(cache):,} bytes, process +{grown:.1f} MiB, a bar "
+    growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) / 1024
+    print(f"\n{bars:,} bars: cache {before:,} -> {size(cache):,} bytes, process +{growth:.1f} MiB, a bar "
           f"{median(took[:bars // 10]):,.0f} us in the first tenth, {median(took[-bars // 10:]):,.0f} us in the last")
 
 
 def main():
-    "Print the machine line and a row per batch and rival"
+    "Print the machine line and a row per batch and baseline"
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--batches", type=int, nargs="+", default=[1, 64, 500])
     ask.add_argument("--rounds", type=int, default=7)
@@ -90,14 +90,14 @@ def main():
     print(machine())
     print(f"one step, two blocks of width {WIDTH}, {args.rounds} rounds of {args.bars} bars\n")
     others = "LSTM with the hybrid's heads", "nn.LSTM alone"
-    print(head("batch", "", "us a bar", *(f"this / {rival}" for rival in others)))
+    print(head("batch", "", "us a bar", *(f"this / {baseline}" for baseline in others)))
     for batch in args.batches:
         bars = max(args.bars // (1 + batch // 50), 4)
-        runners = rivals(batch, bars, args.compile)
+        runners = baselines(batch, bars, args.compile)
         taken = interleave(runners, args.rounds)
         for name in runners:
             each = round(1e6 * median(taken, name) / bars)
-            print(row(batch, name, each, *(ratio(taken, name, rival) for rival in others)), flush=True)
+            print(row(batch, name, each, *(ratio(taken, name, baseline) for baseline in others)), flush=True)
     if args.long:
         endurance(args.long)
 

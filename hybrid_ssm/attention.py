@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .core import SESSIONS_PER_YEAR
+from .core import SESSIONS_PER_YEAR, ConfigError
 from .ssm import ModelInputError
-from .core import ConfigError
 
 # %% ../nbs/03_attention.ipynb #d01f6f8b
 UNSEEN, MASKED = -1e32, -1e30  # outside the window; inside it, but without an observation
@@ -410,7 +409,9 @@ class WindowedAttention(nn.Module):
         frozen = self.control == "frozen"
         return torch.zeros_like(q) if frozen else q, k, v, None if frozen else self.slope
 
-    def forward(self, u, observed=None, cache=None) -> tuple[Tensor, AttentionCache | None]:
+    def forward(
+        self, u: Tensor, observed: Tensor | None = None, cache: AttentionCache | None = None
+    ) -> tuple[Tensor, AttentionCache | None]:
         "Memory (b, l, d) and the next cache (None without one)"
         if cache is not None and u.shape[1] == 1:
             return self.step(u, cache, observed)
@@ -423,7 +424,9 @@ class WindowedAttention(nn.Module):
         m = _attend_all(self.windows, q, k, v, slope, observed, self.lags, first)
         return _merge_heads(m), cache
 
-    def step(self, u, cache, observed=None) -> tuple[Tensor, AttentionCache]:
+    def step(
+        self, u: Tensor, cache: AttentionCache, observed: Tensor | None = None
+    ) -> tuple[Tensor, AttentionCache]:
         "Memory (b, 1, d) of one session u (b, 1, d), read from the ring, and the next cache"
         q, k, v, slope = self._heads(u, observed, cache.sessions)
         ring = cache.push(k, v, _or_all(observed, u))

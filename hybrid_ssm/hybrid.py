@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['WEEK', 'MONTH', 'COUPLINGS', 'ROUNDS', 'UNSTEERED', 'PoolCache', 'multi_scale', 'VariableSelection', 'BlockCache',
-           'mix_outputs', 'HybridBlock', 'student_cdf', 'student_abs_mean', 'ModelOutput', 'DistributionHead',
-           'PositionHead', 'drawn_from', 'seeded', 'ModelFileError', 'SequenceModel', 'ModelCache', 'asset_embedding',
-           'Explanation', 'HybridFinancialModel']
+           'mix_outputs', 'HybridBlock', 'ModelOutput', 'DistributionHead', 'PositionHead', 'drawn_from', 'seeded',
+           'ModelFileError', 'SequenceModel', 'ModelCache', 'asset_embedding', 'Explanation', 'HybridFinancialModel']
 
 # %% ../nbs/04_hybrid.ipynb #b3c085ac
 import hashlib
@@ -23,9 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import CONTROLS, AttentionCache, WindowedAttention
-from .core import HORIZONS, HybridSSMError, write_atomic
+from .core import HORIZONS, ConfigError, HybridSSMError, write_atomic
 from .ssm import ModelInputError, SelectiveSSM, SSMState
-from .core import ConfigError
+from hybrid_ssm.student import (
+    student_cdf,
+    student_direction,
+    student_magnitude,
+    student_uncertainty,
+)
 
 # %% ../nbs/04_hybrid.ipynb #d3236cef
 WEEK, MONTH = HORIZONS[1:]  # lengths of the two means: 5 and 21 sessions
@@ -249,54 +253,6 @@ class HybridBlock(nn.Module):
         y, state = self.ssm(u, dt, observed, source, shift, state)
         return y, pi, after._replace(ssm=(*after.ssm, state))
 
-# %% ../nbs/04_hybrid.ipynb #f196200c
-def _legendre(n: int) -> tuple[list[float], list[float]]:
-    "Nodes and weights of Gauss-Legendre on [0, 1]: Newton's method, in plain numbers"
-    nodes, weights = [], []
-    for i in range(n):
-        x = math.cos(math.pi * (i + 0.75) / (n + 0.5))
-        for _ in range(8):  # Newton doubles the digits each time; five would do
-            now, last = x, 1.0
-            for k in range(2, n + 1):
-                now, last = ((2 * k - 1) * x * now - (k - 1) * last) / k, now
-            slope = n * (x * now - last) / (x * x - 1)
-            x -= now / slope
-        nodes.append((1 - x) / 2)
-        weights.append(1 / ((1 - x * x) * slope**2))
-    return nodes, weights
-
-
-_NODES, _WEIGHTS = _legendre(20)
-
-
-def _log_norm(df: Tensor) -> Tensor:
-    "Logarithm of Γ((ν+1)/2) / (√π Γ(ν/2)), in double: the difference of two large numbers"
-    n = df.double()
-    return (torch.lgamma((n + 1) / 2) - torch.lgamma(n / 2) - 0.5 * math.log(math.pi)).to(df)
-
-
-def student_cdf(
-    z: Tensor,  # argument, any shape
-    df: Tensor,  # degrees of freedom ν > 1, same shape
-) -> Tensor:  # probability in [0, 1]
-    "Student-t distribution function, differentiable in both arguments"
-    x, w = z.new_tensor(_NODES), z.new_tensor(_WEIGHTS)
-    edge = torch.exp(-40 / (df.detach() - 1)).acos()  # beyond it the density is below 1e-17
-    top = torch.atan(z / df.sqrt()).clamp(-edge, edge)
-    inside = ((df - 1)[..., None] * torch.cos(top[..., None] * x).log()).exp()  # (..., nodes)
-    return 0.5 + _log_norm(df).exp() * top * (inside @ w)
-
-# %% ../nbs/04_hybrid.ipynb #0ab96d8a
-def student_abs_mean(
-    mean: Tensor,  # μ, any shape
-    scale: Tensor,  # σ > 0
-    df: Tensor,  # ν > 1
-) -> Tensor:  # E|r|
-    "Expected absolute value under a Student-t distribution with this mean, scale and tails"
-    z = mean / scale
-    density = (_log_norm(df) - 0.5 * df.log() - (df + 1) / 2 * torch.log1p(z**2 / df)).exp()
-    return 2 * scale * density * (df + z**2) / (df - 1) + mean * (2 * student_cdf(z, df) - 1)
-
 # %% ../nbs/04_hybrid.ipynb #6b7cde8e
 def _output_table(out: "ModelOutput") -> str:
     "The last session of the last sequence, one row per horizon, as HTML"
@@ -323,17 +279,17 @@ class ModelOutput(NamedTuple):
     @property
     def direction(self) -> Tensor:  # (b, l, H)
         "Probability of a gain"
-        return student_cdf(self.mean / self.scale, self.df)
+        return student_direction(self.mean, self.scale, self.df)
 
     @property
     def magnitude(self) -> Tensor:  # (b, l, H)
         "Expected absolute return, in units of volatility"
-        return student_abs_mean(self.mean, self.scale, self.df)
+        return student_magnitude(self.mean, self.scale, self.df)
 
     @property
     def uncertainty(self) -> Tensor:  # (b, l, H)
         "Standard deviation of the return, in units of volatility"
-        return self.scale * (self.df / (self.df - 2)).sqrt()
+        return student_uncertainty(self.scale, self.df)
 
     def _repr_html_(self) -> str:
         return _output_table(self)
@@ -660,7 +616,9 @@ class SequenceModel(nn.Module):
         "The cache before the first session"
         raise NotImplementedError
 
-    def _run(self, x, dt=None, mask=None, asset=None, prior=None, cache=None):
+    def _run(
+        self, x, dt=None, mask=None, asset=None, prior=None, cache=None
+    ) -> tuple[ModelOutput, Any]:
         "Output of these sessions and the next cache; each model defines its own"
         raise NotImplementedError
 
@@ -676,16 +634,28 @@ class SequenceModel(nn.Module):
         return self._run(x, dt, mask, asset, prior)[0]
 
     def prefill(
-        self, x: Tensor, cache: Any, dt=None, mask=None, asset=None, prior=None
+        self,
+        x: Tensor,  # (b, l, f); the others as in `forward`
+        cache: Any,  # of `init_cache`, or what the call before returned
+        dt: Tensor | None = None,
+        mask: Tensor | None = None,
+        asset: Tensor | None = None,
+        prior: Tensor | None = None,
     ) -> tuple[ModelOutput, Any]:
         "Output of these sessions and the next cache; any cut into chunks gives the same"
         self._check_cache(len(x), cache)
         return self._run(x, dt, mask, asset, prior, cache)
 
     def step(
-        self, x: Tensor, cache: Any, dt=None, mask=None, asset=None, prior=None
+        self,
+        x: Tensor,  # one session (b, f); the others without the time axis, too
+        cache: Any,  # of `init_cache`, or what the call before returned
+        dt: Tensor | None = None,
+        mask: Tensor | None = None,
+        asset: Tensor | None = None,
+        prior: Tensor | None = None,
     ) -> tuple[ModelOutput, Any]:
-        "One session: x (b, f), dt (b,), mask (b, f) -> output without the time axis, next cache"
+        "Output of one session, without the time axis, and the next cache"
         _check_row(x, self.config["input_dim"])
         self._check_cache(len(x), cache)
         add = lambda t: None if t is None else t[:, None]
@@ -704,7 +674,6 @@ class SequenceModel(nn.Module):
             )
 
     def _checked(self, x, dt, mask, asset, prior):
-        "`_checked_inputs` for this model"
         return _checked_inputs(self, x, dt, mask, asset, prior)
 
     @property
@@ -998,7 +967,9 @@ class HybridFinancialModel(SequenceModel):
         pool = PoolCache.empty(self.norm.weight, batch_size, self.config["input_dim"])
         return ModelCache(pool, tuple(block.init_cache(batch_size) for block in blocks))
 
-    def _run(self, x, dt=None, mask=None, asset=None, prior=None, cache=None):
+    def _run(
+        self, x, dt=None, mask=None, asset=None, prior=None, cache=None
+    ) -> tuple[ModelOutput, Any]:
         return self._pass(x, dt, mask, asset, prior, cache)[:2]
 
     def _pass(self, x, dt, mask, asset, prior=None, cache=None, trace=None):

@@ -362,7 +362,15 @@ class _Dynamics(nn.Module):
         "Rate of each head while nothing is observed, per session: λ Δ₀"
         return F.softplus(_widen(self.rest)) * _widen(self.log_rate).exp()
 
-    def forward(self, u, dt, observed, memory, shift) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        self,
+        u: Tensor,
+        dt: Tensor | None,
+        observed: Tensor | None,
+        memory: Tensor | None,
+        shift: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        "v (b, l, d), B and C (b, l, n), log_a (b, l, head)"
         z = self.read(u)
         if memory is not None:
             z = z + self._of_memory(memory)
@@ -403,7 +411,7 @@ class _Rotation(nn.Module):
         self.pace = nn.Linear(dim, pairs, bias=False)
         nn.init.zeros_(self.pace.weight)
 
-    def forward(self, u, dt, observed) -> Tensor:
+    def forward(self, u: Tensor, dt: Tensor | None, observed: Tensor | None) -> Tensor:
         theta, faster = _widen(self.log_frequency).exp(), 0.1 * _widen(self.pace(u)).tanh()
         theta = theta + theta * _per_elapsed(faster, None, observed)  # (b, l, n/2)
         return theta if dt is None else theta * dt[..., None]
@@ -417,7 +425,7 @@ class _RowGates(nn.Module):
         self.row = nn.Linear(dim, rows)
         nn.init.constant_(self.row.bias, -7.0)  # a thousandth in a session
 
-    def forward(self, u, dt, observed) -> Tensor:
+    def forward(self, u: Tensor, dt: Tensor | None, observed: Tensor | None) -> Tensor:
         f = -_per_elapsed(F.softplus(_widen(self.row(u))), dt, observed)
         return f.clamp_min(LOG_DECAY_FLOOR)
 
@@ -554,7 +562,14 @@ class SelectiveSSM(nn.Module):
         y = y.flatten(2).to(v.dtype)
         return self.norm(y + self.skip * v), SSMState(h, last)
 
-    def log_decay(self, u, dt=None, observed=None, memory=None, shift=None) -> Tensor:
+    def log_decay(
+        self,
+        u: Tensor,  # all as in `forward`
+        dt: Tensor | None = None,
+        observed: Tensor | None = None,
+        memory: Tensor | None = None,
+        shift: Tensor | None = None,
+    ) -> Tensor:
         "Logarithm of the decay of each head in each session (b, l, head)"
         return self.dynamics(u, dt, observed, memory, shift)[-1]
 

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from .data import DataError
-
 # %% ../nbs/01k_student.ipynb #cc150a94
 if TYPE_CHECKING:
     from torch import Tensor
@@ -204,6 +202,8 @@ def student_quantile(
 ) -> Values:  # quantile of the standard distribution, same shape; raises DataError
     "Quantile of the standard Student-t distribution; for tensors differentiable in `df`."
     if not 0 < level < 1:
+        from hybrid_ssm.data import DataError  # here, so that models load without pandas
+
         raise DataError(f"level={level}: a quantile's level lies between 0 and 1, such as .05")
     if _is_tensor(df):
         return _tensor_quantile(level, df)
@@ -220,6 +220,8 @@ def student_interval(
 ) -> tuple[Values, Values]:  # lower and upper bound, same shape; raises DataError
     "Central interval of a Student-t return."
     if not (isinstance(level, Real) and 0 < float(level) < 1):
+        from hybrid_ssm.data import DataError  # here, so that models load without pandas
+
         raise DataError(
             f"level {level!r} is not between 0 and 1: a 90 % interval is level .9",
             rule="bad level",
@@ -272,6 +274,8 @@ def student_fit(
     from scipy.stats import t
 
     if len(residuals) < MIN_OUTCOMES:
+        from hybrid_ssm.data import DataError  # here, so that models load without pandas
+
         raise DataError(
             f"{len(residuals)} outcomes are too few to fit a distribution: give at least "
             f"{MIN_OUTCOMES}, from a longer history or a shorter horizon"

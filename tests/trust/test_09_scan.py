@@ -175,13 +175,13 @@ def test_causal_to_the_bit(walk, monkeypatch):
                     zip(given, (1e6 + 0 * given[0][:, cut:], given[1][:, cut:].flip(1), *(1e3 * x[:, cut:] for x in given[2:4])))]
         y, bad = selective_scan(*given, **more)[0], selective_scan(*poisoned, given[4], **more)[0]
         assert torch.equal(y[:, :cut], bad[:, :cut])
-        assert not torch.equal(y[:, cut:], bad[:, cut:]), "the poison was not tasted, so this proves nothing"
+        assert not torch.equal(y[:, cut:], bad[:, cut:]), "the poison changed nothing, so this proves nothing"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("names", [(), ("now",), ("forget",), ("forget", "angle", "mask", "segments")])
 def test_compiled(names):
-    "Compiled, with its checks skipped, the scan says the same (decays above the floor)"
+    "Compiled, with its checks skipped, the scan gives the same (decays above the floor)"
     compiled = torch.compile(selective_scan, dynamic=False)
     for decay in ("near one", "mixed"):
         given = [typed(x, torch.float32) for x in inputs(63, 0, decay)]

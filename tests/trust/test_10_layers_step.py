@@ -1,4 +1,4 @@
-"""Row 10, layer by layer: however the sessions arrive, every memory and every rival network says the same."""
+"""Row 10, layer by layer: however the sessions arrive, every memory and every baseline network gives the same."""
 import random
 
 import numpy as np
@@ -6,13 +6,20 @@ import pytest
 import torch
 
 from hybrid_ssm.attention import CONTROLS, POSITIONS, WindowedAttention
-from hybrid_ssm.baselines import (BoostingBaseline, DLinearBaseline, LSTMBaseline, RidgeBaseline, SSMBaseline, TransformerBaseline,
-                                  VSNLSTMBaseline)
+from hybrid_ssm.baselines import (
+    BoostingBaseline,
+    DLinearBaseline,
+    LSTMBaseline,
+    RidgeBaseline,
+    SSMBaseline,
+    TransformerBaseline,
+    VSNLSTMBaseline,
+)
 from hybrid_ssm.handler import PanelArrays
 
 B, L, F = 2, 96, 8
 KINDS = [(positions, control, kv) for positions in POSITIONS for control in (None, *CONTROLS) for kv in (4, 1)]
-RIVALS = {
+BASELINES = {
     "lstm": lambda: LSTMBaseline(16, F),
     "transformer": lambda: TransformerBaseline(16, F, window=30),
     "ssm": lambda: SSMBaseline(16, F, state_dim=8),
@@ -33,13 +40,13 @@ def layer(positions="alibi", control=None, kv=4):
     return away(WindowedAttention(F, 4, (5, 21, 40, 40), kv, positions, control))
 
 
-def rival(name):
+def baseline(name):
     torch.manual_seed(10)
-    return away(RIVALS[name]())
+    return away(BASELINES[name]())
 
 
 def trees():
-    "Grown on planted labels that a week and a month know something of"
+    "Fitted to planted labels that depend on weekly and monthly means"
     rng = np.random.default_rng(10)
     x = rng.normal(size=(12, 80, F)).astype("f4")
     y = np.sign(x[..., :1]) + np.cumsum(x[..., 1:2], 1) / 5 + x[..., 2:3] * x[..., :1]
@@ -48,7 +55,7 @@ def trees():
     data = tables.cut([0], 80, 0)
     net = BoostingBaseline(F, n_trees=40, min_leaf=10)
     net.fit_windows(data[np.arange(9)], data[np.arange(9, 12)])
-    assert net.trees.any(-1).any(-1).sum() > 60, "nothing was grown, so this proves nothing"
+    assert net.trees.any(-1).any(-1).sum() > 60, "no tree was grown, so this proves nothing"
     return net
 
 
@@ -69,7 +76,7 @@ def chunkings(number, seed=0):
 
 
 def advance(net, cache, x, dt, mask):
-    "Some sessions more: what is said (b, l, numbers) and the next cache"
+    "Some sessions more: outputs (b, l, numbers) and the next cache"
     if isinstance(net, WindowedAttention):
         return net(x, mask.any(-1), cache)
     if x.shape[1] == 1:
@@ -110,9 +117,9 @@ def test_attention_in_any_cut(kind):
     same_in_any_cut(layer(*kind), number=7)
 
 
-@pytest.mark.parametrize("name", RIVALS)
-def test_rivals_in_any_cut(name):
-    same_in_any_cut(rival(name))
+@pytest.mark.parametrize("name", BASELINES)
+def test_baselines_in_any_cut(name):
+    same_in_any_cut(baseline(name))
 
 
 def test_trees_in_any_cut(tell):
@@ -124,7 +131,7 @@ def test_trees_in_any_cut(tell):
 @pytest.mark.slow
 def test_layers_in_200_cuts(tell):
     worst = {str(kind): same_in_any_cut(layer(*kind), number=200) for kind in KINDS}
-    worst |= {name: same_in_any_cut(rival(name), number=200) for name in RIVALS}
+    worst |= {name: same_in_any_cut(baseline(name), number=200) for name in BASELINES}
     name = max(worst, key=worst.get)
     tell(f"{len(worst)} layers x 200 cuts: worst ratio of norms {worst[name]:.1e}, {name}")
 
@@ -151,11 +158,11 @@ def test_mutants(mutants):
         return planted
 
     def uncounted(net, cache, x, dt, mask):
-        honest, net.project = net.project, lambda u, first=0: type(net).project(net, u)
+        original, net.project = net.project, lambda u, first=0: type(net).project(net, u)
         try:
             return advance(net, cache, x, dt, mask)
         finally:
-            net.project = honest
+            net.project = original
 
     for part, name in (("keys", "keys"), ("values", "ring"), ("observed", "masks"), ("sessions", "count")):
         mutants.kill(10, f"attention: {name} not carried", lambda f: same_in_any_cut(layer(), f), forgets(part))
@@ -164,7 +171,7 @@ def test_mutants(mutants):
     for name, part in (("lstm", "hidden"), ("lstm", "cell"), ("transformer", "blocks"), ("ssm", "blocks"),
                        ("vsn_lstm", "pool"), ("vsn_lstm", "hidden"), ("vsn_lstm", "cell"), ("dlinear", "rows"),
                        ("ridge", "x"), ("ridge", "seen")):
-        mutants.kill(10, f"{name}: {part} not carried", lambda f: same_in_any_cut(rival(name), f), forgets(part))
-    grown = trees()
+        mutants.kill(10, f"{name}: {part} not carried", lambda f: same_in_any_cut(baseline(name), f), forgets(part))
+    boosted = trees()
     for part in ("x", "seen"):
-        mutants.kill(10, f"boosting: {part} not carried", lambda f: same_in_any_cut(grown, f), forgets(part))
+        mutants.kill(10, f"boosting: {part} not carried", lambda f: same_in_any_cut(boosted, f), forgets(part))

@@ -1,11 +1,11 @@
-"""Row 10: step == forward. However the sessions arrive, the model says the same and carries no more."""
+"""Row 10: step == forward. However the sessions arrive, the outputs are the same and the cache does not grow."""
 import random
 
 import pytest
 import torch
 
-from hybrid_ssm.hybrid import COUPLINGS, HybridFinancialModel, ModelOutput
 from hybrid_ssm.attention import CONTROLS
+from hybrid_ssm.hybrid import COUPLINGS, HybridFinancialModel, ModelOutput
 
 B, L, F = 2, 96, 4
 FORMS = [dict(coupling=coupling) for coupling in COUPLINGS + CONTROLS] + [
@@ -13,12 +13,12 @@ FORMS = [dict(coupling=coupling) for coupling in COUPLINGS + CONTROLS] + [
 
 
 def name(form):
-    "How a form is called in the report"
+    "The name of a form in the report"
     return " ".join(f"{key}={value}" for key, value in form.items())
 
 
 def model(**form):
-    "A small model in float32, away from its tidy start"
+    "A small model in float32, away from its initial values"
     torch.manual_seed(10)
     net = HybridFinancialModel(8, 16, F, 4, n_assets=3, windows=(5, 21, 40, 40), **form)
     for p in net.parameters():
