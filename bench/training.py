@@ -23,7 +23,7 @@ from common import head, interleave, machine, median, ratio, row
 from torch import nn
 
 from hybrid_ssm.baselines import LSTMBaseline, TransformerBaseline
-from hybrid_ssm.callbacks import prepare
+from hybrid_ssm.callbacks import configure_optimizer
 from hybrid_ssm.handler import FinancialDataHandler, PanelArrays
 from hybrid_ssm.hybrid import HybridFinancialModel
 from hybrid_ssm.losses import JointLoss
@@ -60,15 +60,15 @@ def sample():
     return FinancialDataHandler().prepare_training_data(WINDOW).train
 
 
-def stepper(model, data, batch, together=SingleProcess()):
+def stepper(model, data, batch, accelerator=SingleProcess()):
     "A function that makes one step on the next windows, and one that only loads them"
-    run, loss, rng = prepare(Run(model, 1), 1e-4, 10 ** 6, loss=JointLoss()), JointLoss(), np.random.default_rng(0)
+    run, loss, rng = configure_optimizer(Run(model, 1), 1e-4, 10 ** 6, loss=JointLoss()), JointLoss(), np.random.default_rng(0)
 
     def load():
-        return take_batch(data, shard(rng.integers(0, len(data), batch), together))
+        return take_batch(data, shard(rng.integers(0, len(data), batch), accelerator))
 
     def step():
-        gradients(run.model, load(), loss, together=together)
+        gradients(run.model, load(), loss, accelerator=accelerator)
         nn.utils.clip_grad_norm_(run.model.parameters(), 1.)
         run.optimizer.step(), run.schedule.step(), run.optimizer.zero_grad()
     return step, load
@@ -102,12 +102,12 @@ def one_memory(kind, args):
 def one_of_several(args):
     "Steps a second of this process's share of a run; printed by the first one"
     from accelerate import Accelerator
-    together = Accelerator(cpu=True) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else SingleProcess()
-    step, _ = stepper(models(args.width)["hybrid"], large(symbols=20), args.batch, together)
+    accelerator = Accelerator(cpu=True) if int(os.environ.get("WORLD_SIZE", 1)) > 1 else SingleProcess()
+    step, _ = stepper(models(args.width)["hybrid"], large(symbols=20), args.batch, accelerator)
     step()
     began = time.perf_counter()
     for _ in range(args.rounds): step()
-    if together.is_main_process: print(args.rounds / (time.perf_counter() - began))
+    if accelerator.is_main_process: print(args.rounds / (time.perf_counter() - began))
 
 
 def child(*words, processes=1):

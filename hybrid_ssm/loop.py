@@ -4,21 +4,23 @@
 
 # %% auto #0
 __all__ = ['TrainerError', 'take_batch', 'plan_epoch', 'History', 'Run', 'Callback', 'call', 'SingleProcess', 'shard',
-           'predict_batch', 'gradients', 'evaluate', 'record', 'weights', 'fit']
+           'predict_batch', 'isolated_rng', 'gradients', 'evaluate', 'record', 'fit']
 
 # %% ../nbs/04e_loop.ipynb #d3776de9
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from .handler import Sequences
-from .hybrid import ModelOutput
+from .hybrid import ModelOutput, SequenceModel
 from .ssm import ConfigError, ModelInputError
 from .losses import Batch, JointLoss, LossParts
 
@@ -30,12 +32,15 @@ class TrainerError(ConfigError):
 def take_batch(
     data: Sequences,  # windows
     rows: np.ndarray,  # which of them (b,)
-    device: str = "cpu",  # where the tensors go
+    device: str | torch.device = "cpu",  # where the tensors go
 ) -> Batch:
     "Some windows as tensors."
     part = data[rows]
-    put = lambda v: None if v is None else torch.from_numpy(v).to(device)
-    return Batch(**{f: put(getattr(part, f)) for f in Batch._fields if f != "index"})
+    arrays = {f: getattr(part, f) for f in Batch._fields if f != "index"}
+    tensors: dict[str, Any] = {
+        f: None if v is None else torch.from_numpy(v).to(device) for f, v in arrays.items()
+    }
+    return Batch(**tensors)
 
 # %% ../nbs/04e_loop.ipynb #b05657e1
 def plan_epoch(
@@ -44,18 +49,18 @@ def plan_epoch(
     seed: int,  # of the run
     epoch: int,  # number of the epoch
     by_date: bool = False,  # keep the windows of one date together: what a portfolio's loss needs
-) -> list:  # arrays of window numbers, one per batch; as many in every epoch
+) -> list[np.ndarray]:  # window numbers of each batch; as many batches in every epoch
     "The shuffled batches of one epoch, a function of seed and epoch alone."
     rng = np.random.default_rng([seed, epoch])
     if not by_date:
         order = rng.permutation(len(data))
         return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     dates, date = np.unique(data.start, return_inverse=True)
-    together = max(1, batch_size // np.bincount(date).max())  # whole dates
+    per_batch = max(1, batch_size // np.bincount(date).max())  # whole dates
     order = rng.permutation(len(dates))
     return [
-        np.flatnonzero(np.isin(date, order[i : i + together]))
-        for i in range(0, len(dates), together)
+        np.flatnonzero(np.isin(date, order[i : i + per_batch]))
+        for i in range(0, len(dates), per_batch)
     ]
 
 # %% ../nbs/04e_loop.ipynb #16f58948
@@ -63,7 +68,7 @@ def plan_epoch(
 class History:
     "The record of a training run, one row per epoch, and which epoch counts as the best."
 
-    rows: list = field(default_factory=list)  # dicts: epoch, train, valid, ...
+    rows: list[dict[str, Any]] = field(default_factory=list)  # dicts: epoch, train, valid, ...
     floor: int = 0  # epochs before this one cannot be the best
     smooth: int = 1  # the criterion is the mean validation loss over this many epochs
     start: float | None = None  # validation loss of the trained weights that the run began with
@@ -73,7 +78,7 @@ class History:
         "One row per epoch: losses, their parts, learning rate, seconds."
         return pd.DataFrame(self.rows).set_index("epoch") if self.rows else pd.DataFrame()
 
-    def criterion(self) -> list:  # one number per row; lower is better
+    def criterion(self) -> list[float]:  # one number per row; lower is better
         "Mean validation loss over the last `smooth` epochs; infinite before there are so many."
         valid = [r["valid"] for r in self.rows]
         first = min(self.floor + self.smooth - 1, len(valid) - 1)  # a shorter run has a best, too
@@ -90,55 +95,59 @@ class History:
             return -1
         return self.rows[int(np.argmin(reached))]["epoch"]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         if not self.rows:
             return f"History({len(self.rows)} epochs, none finished)"
         best = self.best_epoch
         named = best if best >= 0 else f"none, the weights before them had {self.start:.4f}"
         return f"History({len(self.rows)} epochs, best: {named})"
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         if not self.rows:
             return "<b>History</b> no epoch finished"
         table = self.frame.tail(12).to_html(float_format="{:.4f}".format)
         return f"<b>History</b> {repr(self)[8:-1]}{table}"
 
 # %% ../nbs/04e_loop.ipynb #54329be1
-@dataclass
+@dataclass(eq=False)
 class Run:
     "The state of a training run that callbacks may read; `stop` they may also set."
 
-    model: nn.Module
+    model: SequenceModel  # trained in place
     epochs: int  # asked for
-    device: str = "cpu"  # where the model lives
+    device: str | torch.device = "cpu"  # where the model lives
     seed: int = 0  # of the order of windows and of dropout
     clip: float = 1.0  # largest norm of a gradient
     epoch: int = 0  # now running
     step: int = 0  # finished since the beginning of the run
     stop: bool = False  # set to True to end after this step
-    optimizer: torch.optim.Optimizer | None = None
-    schedule: torch.optim.lr_scheduler.LRScheduler | None = None
+    optimizer: torch.optim.Optimizer = field(init=False, repr=False)  # see `configure_optimizer`
+    schedule: torch.optim.lr_scheduler.LRScheduler = field(init=False, repr=False)
     loss: nn.Module | None = None  # the objective, if it has weights of its own
-    losses: list = field(default_factory=list)  # training losses of the running epoch
-    average: nn.Module | None = None  # running mean of the weights, if a callback keeps one
-    best: dict | None = None  # the weights of the best epoch so far
+    losses: list[float] = field(default_factory=list)  # training losses of the running epoch
+    average: AveragedModel | None = None  # running mean of the weights, if a callback keeps one
+    best: dict[str, Tensor] | None = None  # the weights of the best epoch so far
     history: History = field(default_factory=History)
-    facts: dict = field(default_factory=dict)  # what a checkpoint must agree with, plain values
+    facts: dict[str, Any] = field(default_factory=dict)  # plain values a checkpoint must agree with
     main: bool = True  # whether this process writes files and shows progress
 
     @property
-    def eval_model(self) -> nn.Module:  # what is validated and kept
-        "The model with averaged weights where there are such, else the model itself."
+    def eval_model(self) -> Any:  # a `SequenceModel`
+        "What is validated and kept: the model with averaged weights if there is one, else the model."
         return self.model if self.average is None else self.average.module
 
-    def ready(self) -> None:
-        "Before a step: dropout on, no gradient left of whatever was before."
+    def parameters(self) -> list[nn.Parameter]:
+        "What the optimiser moves: the model's parameters, and the loss's own if it has any."
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def begin_step(self) -> None:
+        "Switch dropout on and clear gradients that something else may have left."
         self.model.train()
         self.optimizer.zero_grad()
 
-    def clipped(self) -> None:  # raises TrainerError where a gradient is no number
-        "After a gradient: no longer than `clip`."
-        if not nn.utils.clip_grad_norm_(weights(self), self.clip).isfinite():
+    def clip_gradients(self) -> None:
+        "Shorten the gradient to the norm `clip`; raises TrainerError where it is not finite."
+        if not nn.utils.clip_grad_norm_(self.parameters(), self.clip).isfinite():
             raise TrainerError(
                 f"the gradient of step {self.step} is no number: lower the learning "
                 "rate or look at the objective; the weights are those before it"
@@ -163,16 +172,16 @@ class Callback:
     def after_fit(self, run: Run) -> None:
         "Called once at the end, also after an error or an interrupt."
 
-    def state(self) -> dict:  # name -> tensor
+    def state(self) -> dict[str, Tensor]:
         "What a checkpoint has to keep of this callback."
         return {}
 
-    def load(self, state: dict) -> None:
-        "Take back what `state` gave."
+    def load(self, state: dict[str, Tensor]) -> None:
+        "Take back what `state` returned."
 
 # %% ../nbs/04e_loop.ipynb #5966620e
 def call(
-    callbacks: Sequence,  # of Callback
+    callbacks: Sequence[Callback],  # in this order
     moment: str,  # name of the method
     run: Run,  # passed on
 ) -> None:
@@ -182,30 +191,42 @@ def call(
 
 # %% ../nbs/04e_loop.ipynb #4dd31049
 class SingleProcess:
-    "A run on its own; `accelerate.Accelerator` says the same of several."
+    "One process alone, with the part of `accelerate.Accelerator` that the loop uses."
 
     num_processes, process_index, is_main_process = 1, 0, True
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        "The tensors of all processes, one below the other."
+        return tensor
+
+    def reduce(self, tensor: Tensor, reduction: str = "sum") -> Tensor:
+        "The sum over all processes."
+        return tensor
+
+    def pad_across_processes(self, tensor: Tensor) -> Tensor:
+        "As many rows as the longest tensor of any process."
+        return tensor
 
 # %% ../nbs/04e_loop.ipynb #abaf4e3d
 def shard(
     rows: np.ndarray,  # windows of a batch
-    together: SingleProcess = SingleProcess(),  # or an `accelerate.Accelerator`
+    accelerator: SingleProcess = SingleProcess(),  # or an `accelerate.Accelerator`
 ) -> np.ndarray:  # the windows that this process computes, at least one
-    "The part of a batch that falls to this process."
-    if len(rows) < together.num_processes:
+    "The part of a batch that this process computes."
+    if len(rows) < accelerator.num_processes:
         raise TrainerError(
             f"a batch of {len(rows)} windows cannot be shared by "
-            f"{together.num_processes} processes: use a larger batch_size or fewer"
+            f"{accelerator.num_processes} processes: use a larger batch_size or fewer"
         )
-    return np.array_split(rows, together.num_processes)[together.process_index]
+    return np.array_split(rows, accelerator.num_processes)[accelerator.process_index]
 
 # %% ../nbs/04e_loop.ipynb #eee5b70c
 def predict_batch(
-    model: nn.Module,  # any model of this contract
+    model: SequenceModel,  # any model of this contract
     batch: Batch,  # inputs
-    precision: str = "fp32",  # 'bf16' computes most of the model, its law too, in half the digits
+    precision: str = "fp32",  # 'bf16' computes most of the model in half the digits, outputs too
 ) -> ModelOutput:  # in float32 at least
-    "What a model says about a batch."
+    "The outputs of a model for a batch."
     asset = batch.asset if model.config.get("n_assets") else None
     kind = batch.x.device.type
     with torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
@@ -213,53 +234,74 @@ def predict_batch(
     return ModelOutput(*(v.float() if v.dtype == torch.bfloat16 else v for v in out))
 
 # %% ../nbs/04e_loop.ipynb #4483ad32
-def _pieces(batch, size):
-    "A batch in parts of at most `size` windows"
+_Parts = TypeVar("_Parts", Batch, ModelOutput)
+
+
+def _split(batch: Batch, size: int) -> list[Batch]:
+    "A batch in micro-batches of at most `size` windows"
     n = len(batch.x)
-    cut = lambda v, i: None if v is None else v[i : i + size]
+    cut: Callable[..., Any] = lambda v, i: None if v is None else v[i : i + size]
     return [Batch(*(cut(v, i) for v in batch)) for i in range(0, n, size)]
 
 
-def _joined(parts):
-    "Outputs or batches of several pieces as one"
-    kind = type(parts[0])
+def _labels(batch: Batch) -> Batch:
+    "A batch without inputs: what an objective may read"
+    return batch._replace(x=None, mask=None)  # type: ignore[arg-type]  # only here there are none
+
+
+def _concatenate(parts: Sequence[_Parts]) -> _Parts:
+    "Outputs or batches of several micro-batches as one"
+    kind: Any = type(parts[0])
     return kind(*(None if v[0] is None else torch.cat(v) for v in zip(*parts)))
 
-
-def _sizes(mine, together):
+# %% ../nbs/04e_loop.ipynb #4cba2df5
+def _sizes(tensor: Tensor, accelerator: SingleProcess) -> list[int]:
     "How many windows each process has"
-    return together.gather(torch.tensor([len(mine)], device=mine.device)).tolist()
+    return accelerator.gather(torch.tensor([len(tensor)], device=tensor.device)).tolist()
 
 
-def _everyones(parts, together):
-    "The same, of all processes, in the order of the batch"
-    if together.num_processes == 1:
+def _gather(parts: _Parts, accelerator: SingleProcess) -> _Parts:
+    "Outputs or batches of all processes as one, in the order of the batch"
+    if accelerator.num_processes == 1:
         return parts
     given = [v for v in parts if v is not None]
-    sizes = _sizes(given[0], together)
-    padded = (together.pad_across_processes(v) for v in given)
-    whole = [together.gather(v).split(max(sizes)) for v in padded]
+    sizes = _sizes(given[0], accelerator)
+    padded = (accelerator.pad_across_processes(v) for v in given)
+    whole = [accelerator.gather(v).split(max(sizes)) for v in padded]
     cut = (torch.cat([v[:n] for v, n in zip(pieces, sizes)]) for pieces in whole)
-    return type(parts)(*(None if v is None else next(cut) for v in parts))
+    kind: Any = type(parts)
+    return kind(*(None if v is None else next(cut) for v in parts))
+
+
+def _own_rows(tensor: Tensor, accelerator: SingleProcess) -> slice:
+    "Where the windows of this process lie in the batch of all processes"
+    if accelerator.num_processes == 1:
+        return slice(None)
+    first = sum(_sizes(tensor, accelerator)[: accelerator.process_index])
+    return slice(first, first + len(tensor))
 
 # %% ../nbs/04e_loop.ipynb #13781258
-def _say(model, pieces, seed, precision):
-    "Outputs of each piece in turn; chance depends on the seed and the piece's number alone"
+@contextmanager
+def isolated_rng() -> Iterator[None]:
+    "The random state of torch after this block is the one before it."
+    cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=cards):
+        yield
+
+
+def _forward_pieces(
+    model: SequenceModel, pieces: Sequence[Batch], seed: int, precision: str
+) -> Iterator[ModelOutput]:
+    "Outputs of each micro-batch in turn; dropout depends on the seed and the micro-batch's number"
     for i, piece in enumerate(pieces):
-        torch.manual_seed(seed + i)
+        torch.default_generator.manual_seed(seed + i)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed + i)
         yield predict_batch(model, piece, precision)
 
-
-def _place(batch, together):
-    "Where this process's windows lie in the batch of all processes"
-    if together.num_processes == 1:
-        return slice(None)
-    first = sum(_sizes(batch.x, together)[: together.process_index])
-    return slice(first, first + len(batch.x))
-
 # %% ../nbs/04e_loop.ipynb #09f682aa
-def _finite(parts):
-    "A loss that is no number would make every weight one"
+def _check_loss(parts: LossParts) -> None:
+    "Raise TrainerError for a loss that is not finite: it would make every weight NaN"
     if not isinstance(parts, LossParts):
         raise TrainerError(
             f"the objective gave a {type(parts).__name__}: return "
@@ -272,72 +314,73 @@ def _finite(parts):
         )
 
 
-def _linked(out, pulls):
-    "The outputs that depend on weights, and what pulls at each"
-    pairs = [(v, g) for v, g in zip(out, pulls) if v.requires_grad]
+def _with_grad(out: ModelOutput, slopes: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    "The outputs that depend on weights, and the derivative of the objective by each"
+    pairs = [(v, g) for v, g in zip(out, slopes) if v.requires_grad]
     if not pairs:
         raise TrainerError(
-            "nothing that the model says depends on a weight that may move: it is "
+            "no output of the model depends on a weight that may move: it is "
             "frozen, or learns without gradients"
         )
-    return zip(*pairs)
+    return [v for v, _ in pairs], [g for _, g in pairs]
 
-# %% ../nbs/04e_loop.ipynb #aa31887c
-def _sum_up(model, together):
+
+def _sum_gradients(model: nn.Module, accelerator: SingleProcess) -> None:
     "Every process gets the sum of all gradients, in one message"
-    if together.num_processes > 1:
-        moved = [p for p in model.parameters() if p.grad is not None]
-        total = together.reduce(torch.cat([p.grad.flatten() for p in moved]), "sum")
-        for p, g in zip(moved, total.split([p.numel() for p in moved])):
-            p.grad.copy_(g.view_as(p))
+    if accelerator.num_processes > 1:
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        total = accelerator.reduce(torch.cat([g.flatten() for g in grads]), "sum")
+        for grad, g in zip(grads, total.split([g.numel() for g in grads])):
+            grad.copy_(g.view_as(grad))
 
 # %% ../nbs/04e_loop.ipynb #ef3038c7
-@torch.random.fork_rng(devices=range(torch.cuda.device_count()))  # the caller's chance stays
+@isolated_rng()
 def gradients(
-    model: nn.Module,  # its parameters' `grad` grows
+    model: SequenceModel,  # its parameters' `grad` grows
     batch: Batch,  # this process's windows
     loss: Callable,  # (output, batch without x and mask) -> LossParts
-    piece: int | None = None,  # windows computed at once; None = all
+    micro_batch: int | None = None,  # windows computed at once; None = all
     seed: int = 0,  # of dropout
     precision: str = "fp32",  # or 'bf16'
-    together: SingleProcess = SingleProcess(),  # or an `accelerate.Accelerator`
+    accelerator: SingleProcess = SingleProcess(),  # or an `accelerate.Accelerator`
 ) -> LossParts:  # of the whole batch, detached
     "Add the gradient of the objective of the whole batch to the parameters."
-    pieces = _pieces(batch, piece or len(batch.x))
-    with torch.set_grad_enabled(len(pieces) == 1):  # one piece keeps its graph
-        said = list(_say(model, pieces, seed, precision))
-    mine = _joined(said)
-    whole = ModelOutput(*(v.detach().requires_grad_() for v in _everyones(mine, together)))
-    asked = _everyones(batch._replace(x=None, mask=None), together)
-    parts = loss(whole, asked)
-    _finite(parts)
+    pieces = _split(batch, micro_batch or len(batch.x))
+    with torch.set_grad_enabled(len(pieces) == 1):  # a single one keeps its graph
+        outputs = list(_forward_pieces(model, pieces, seed, precision))
+    own = _concatenate(outputs)
+    whole = ModelOutput(*(v.detach().requires_grad_() for v in _gather(own, accelerator)))
+    labels = _gather(_labels(batch), accelerator)
+    parts = loss(whole, labels)
+    _check_loss(parts)
     parts.total.backward()
-    place = _place(batch, together)
-    pulls = [torch.zeros_like(v) if v.grad is None else v.grad[place] for v in whole]
-    again = said if len(pieces) == 1 else _say(model, pieces, seed, precision)
+    place = _own_rows(batch.x, accelerator)
+    slopes = [torch.zeros_like(v) if v.grad is None else v.grad[place] for v in whole]
+    again = outputs if len(pieces) == 1 else _forward_pieces(model, pieces, seed, precision)
     for i, out in enumerate(again):
         rows = slice(i * len(pieces[0].x), i * len(pieces[0].x) + len(out.mean))
-        torch.autograd.backward(*_linked(out, [g[rows] for g in pulls]))
-    _sum_up(model, together)
+        torch.autograd.backward(*_with_grad(out, [g[rows] for g in slopes]))
+    _sum_gradients(model, accelerator)
     return LossParts(parts.total.detach(), {k: v.detach() for k, v in parts.terms.items()})
 
 # %% ../nbs/04e_loop.ipynb #f5d19ee9
 @torch.no_grad()
+@isolated_rng()
 def evaluate(
-    model: nn.Module,  # left in evaluation mode
+    model: SequenceModel,  # left in evaluation mode
     data: Sequences,  # windows to score
     loss: Callable,  # (output, batch) -> LossParts
-    batch_size: int = 64,  # windows at once; no part of the answer
-    device: str = "cpu",  # where the model lives
-) -> dict:  # 'valid' and the parts of the loss, of all windows; ratios as such: more is better
+    batch_size: int = 64,  # windows at once; changes memory, not the result
+    device: str | torch.device = "cpu",  # where the model lives
+) -> dict[str, float]:  # 'valid' and the parts of the loss; ratios as such: more is better
     "The objective on windows that the model does not learn from."
     model.eval()
     rows = np.arange(len(data))
     parts = [
         take_batch(data, rows[i : i + batch_size], device) for i in range(0, len(rows), batch_size)
     ]
-    asked = _joined([b._replace(x=None, mask=None) for b in parts])
-    score = loss(_joined([predict_batch(model, b) for b in parts]), asked)
+    labels = _concatenate([_labels(b) for b in parts])
+    score = loss(_concatenate([predict_batch(model, b) for b in parts]), labels)
     terms = {k: v.item() for k, v in score.terms.items()}
     gains = {k: -v for k, v in terms.items() if k in ("sharpe", "portfolio", "softmin")}
     return dict(valid=score.total.item(), **terms | gains)
@@ -345,7 +388,7 @@ def evaluate(
 # %% ../nbs/04e_loop.ipynb #c0220543
 def record(
     run: Run,  # its history grows by one row
-    scores: dict,  # what `evaluate` returned
+    scores: dict[str, float],  # what `evaluate` returned
     began: float,  # `time.perf_counter()` at the epoch's start
 ) -> None:  # raises TrainerError if a loss is not finite
     "Write one epoch into the history."
@@ -356,32 +399,22 @@ def record(
         )
     train = float(np.mean(run.losses))
     rate = run.optimizer.param_groups[0]["lr"]
+    seconds = time.perf_counter() - began
     run.history.rows.append(
-        dict(
-            epoch=run.epoch,
-            train=train,
-            **scores,
-            rate_at_end=rate,
-            seconds=time.perf_counter() - began,
-        )
+        dict(epoch=run.epoch, train=train, **scores, rate_at_end=rate, seconds=seconds)
     )
     run.losses = []
 
 # %% ../nbs/04e_loop.ipynb #35bfcb9a
-def weights(run: Run) -> list:  # of parameters: the model's, and the loss's own if it has any
-    "What the optimiser moves."
-    return [p for group in run.optimizer.param_groups for p in group["params"]]
-
-
 @contextmanager
-def _attended(run, callbacks):
+def _callbacks_around(run: Run, callbacks: Sequence[Callback]) -> Iterator[None]:
     "Callbacks before and after, whatever happens; the model ends in evaluation mode"
     try:
         call(callbacks, "before_fit", run)
         yield
     except ModelInputError as e:
         if not run.step:
-            raise  # not the rate's fault
+            raise  # the learning rate cannot be the reason
         raise TrainerError(
             f"after {run.step} steps the model cannot go on ({e}): lower the "
             "learning rate or look at the inputs"
@@ -391,23 +424,17 @@ def _attended(run, callbacks):
         run.model.eval()
 
 
-def _agreed(run, together):
+def _should_stop(run: Run, accelerator: SingleProcess) -> bool:
     "Whether to stop: all processes, or none"
-    if together.num_processes > 1:
+    if accelerator.num_processes > 1:
         asked = torch.tensor([float(run.stop)], device=run.device)
-        run.stop = bool(together.gather(asked).sum() > 0)
+        run.stop = bool(accelerator.gather(asked).sum() > 0)
     return run.stop
 
 
-def _stopped(run, callbacks):
-    "Let callbacks act where a run stops, between two steps; the history so far"
-    call(callbacks, "at_stop", run)
-    return run.history
-
-
-def _chance(run, together):
+def _step_seed(run: Run, accelerator: SingleProcess) -> int:
     "A seed of this step and process alone"
-    drawn = np.random.SeedSequence([run.seed, run.step, together.process_index])
+    drawn = np.random.SeedSequence([run.seed, run.step, accelerator.process_index])
     return int(drawn.generate_state(1)[0])
 
 # %% ../nbs/04e_loop.ipynb #1eaf6252
@@ -416,24 +443,27 @@ def fit(
     valid: Sequences,  # windows that choose the epoch
     run: Run,  # the model, trained in place; optimiser, schedule, history so far
     loss: Callable = JointLoss(),  # (output, batch) -> LossParts
-    callbacks: Sequence = (),  # of Callback
+    callbacks: Sequence[Callback] = (),  # called in this order
     batch_size: int = 64,  # windows whose objective makes one step
     by_date: bool = False,  # batches of whole dates
-    **how,  # `piece`, `precision`, `together`: see `gradients`
+    micro_batch: int | None = None,  # windows computed at once; None = all
+    precision: str = "fp32",  # or 'bf16'
+    accelerator: SingleProcess = SingleProcess(),  # or an `accelerate.Accelerator`
 ) -> History:  # one row per epoch
     "Train a model: the whole loop."
-    together = how.get("together", SingleProcess())
-    with _attended(run, callbacks):
+    with _callbacks_around(run, callbacks):
         for run.epoch in range(run.epoch, run.epochs):
             began = time.perf_counter()
             plan = plan_epoch(train, batch_size, run.seed, run.epoch, by_date)
             for rows in plan[run.step - run.epoch * len(plan) :]:
-                if _agreed(run, together):
-                    return _stopped(run, callbacks)
-                batch = take_batch(train, shard(rows, together), run.device)
-                run.ready()
-                parts = gradients(run.model, batch, loss, seed=_chance(run, together), **how)
-                run.clipped()
+                if _should_stop(run, accelerator):
+                    call(callbacks, "at_stop", run)
+                    return run.history
+                batch = take_batch(train, shard(rows, accelerator), run.device)
+                run.begin_step()
+                seed = _step_seed(run, accelerator)
+                parts = gradients(run.model, batch, loss, micro_batch, seed, precision, accelerator)
+                run.clip_gradients()
                 run.optimizer.step()
                 run.schedule.step()
                 run.losses.append(parts.total.item())

@@ -51,8 +51,8 @@ def test_two_processes_train_what_one_trains(tmp_path, tell):
     assert alone.keys() == shared.keys()
     far = max((alone[k] - shared[k]).abs().max().item() for k in alone)
     assert far < 1e-5
-    averaged = SCRIPT.replace("import os\n", "import os\nfrom hybrid_ssm import loop\nloop._everyones = lambda parts, together: parts\n"
-                              "loop._place = lambda batch, together: slice(None)\n", 1)
+    averaged = SCRIPT.replace("import os\n", "import os\nfrom hybrid_ssm import loop\nloop._gather = lambda parts, accelerator: parts\n"
+                              "loop._own_rows = lambda tensor, accelerator: slice(None)\n", 1)
     (tmp_path / "script.py").write_text(averaged)   # planted: every process differentiates the objective of its own share
     usual = start(tmp_path / "usual", *launcher[:-1], f"--master_port={free_port()}")
     assert max((alone[k] - usual[k]).abs().max().item() for k in alone) > 1e-4

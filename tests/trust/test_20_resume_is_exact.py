@@ -22,7 +22,7 @@ from hybrid_ssm.trainer import ModelTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:stopped before the first epoch")
 FEATURES = ("return_5", "return_21")
-OPTIONS = dict(window=40, warm_up=10, stride=10, batch_size=16, piece=9, average=.9, progress=False)
+OPTIONS = dict(window=40, warm_up=10, stride=10, batch_size=16, micro_batch=9, average=.9, progress=False)
 
 
 @pytest.fixture(scope="module")

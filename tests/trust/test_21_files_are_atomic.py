@@ -17,7 +17,7 @@ import torch
 import hybrid_ssm.callbacks as callbacks_room
 import hybrid_ssm.hybrid as hybrid_room
 import hybrid_ssm.store as store_room
-from hybrid_ssm.callbacks import Checkpoint, prepare, resume_run
+from hybrid_ssm.callbacks import Checkpoint, configure_optimizer, resume_run
 from hybrid_ssm.data import DataError
 from hybrid_ssm.sources import RAW_COLUMNS, RawBars
 from hybrid_ssm.hybrid import HybridFinancialModel, ModelFileError
@@ -27,7 +27,7 @@ from hybrid_ssm.loop import Run, TrainerError
 def a_run(value, width=8):
     "A run whose weights are all `value`, as if it had just finished an epoch"
     torch.manual_seed(0)
-    run = prepare(Run(HybridFinancialModel(2, width, 3, 2, n_layers=1), epochs=9), 1e-3, 9)
+    run = configure_optimizer(Run(HybridFinancialModel(2, width, 3, 2, n_layers=1), epochs=9), 1e-3, 9)
     with torch.no_grad():
         for p in run.model.parameters():
             p.fill_(value)

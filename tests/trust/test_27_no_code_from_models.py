@@ -8,7 +8,7 @@ import torch
 from hostile import Bomb, archive
 
 import hybrid_ssm.hybrid as hybrid_room
-from hybrid_ssm.callbacks import Checkpoint, prepare, resume_run
+from hybrid_ssm.callbacks import Checkpoint, configure_optimizer, resume_run
 from hybrid_ssm.hybrid import HybridFinancialModel, ModelFileError
 from hybrid_ssm.handler import FinancialDataHandler
 from hybrid_ssm.loop import Run, TrainerError
@@ -86,7 +86,7 @@ def trainings(canary, good):
 def guard(tmp_path, load=HybridFinancialModel.load):
     "Every hostile file is refused by name and runs nothing; returns how many"
     canary, tried = tmp_path / "ran", 0
-    run = prepare(Run(small(), epochs=2), 1e-3, 9)
+    run = configure_optimizer(Run(small(), epochs=2), 1e-3, 9)
     run.history.rows.append(dict(epoch=0, train=1., valid=1.))
     Checkpoint(tmp_path / "run").after_epoch(run)
     folder, state = tmp_path / "run" / "best", tmp_path / "run" / "last.safetensors"
@@ -110,7 +110,7 @@ def guard(tmp_path, load=HybridFinancialModel.load):
         return 1
     for content in hostile(canary).values():
         tried += refused(weights, content, lambda: load(folder))
-        tried += refused(state, content, lambda: resume_run(prepare(Run(small(), epochs=2), 1e-3, 9), tmp_path / "run"))
+        tried += refused(state, content, lambda: resume_run(configure_optimizer(Run(small(), epochs=2), 1e-3, 9), tmp_path / "run"))
     for content in cards(canary, json.loads(card.read_text())).values():
         tried += refused(card, content.encode(), lambda: load(folder))
         tried += refused(whole, content.encode(), lambda: ModelTrainer.load(whole.parent))
