@@ -1,11 +1,11 @@
-"""Does the hybrid learn what it claims? Three tasks with known truth, a small budget, rivals of equal parameter count.
+"""Does the hybrid learn what it claims? Three tasks with known truth, a small budget, baselines of equal parameter count.
 
 usage: python bench/learning.py [--tasks recall regimes both] [--models hybrid none lstm ...] [--seeds 5] [--steps N]
                                 [--rates .003 .01 .03] [--own-rates] [--out runs/learning] [--table]
 
 recall   pairs of a code and a value are shown among distractors, later codes alone: 1, 2, 4, 8 or 16 pairs an episode.
 regimes  the calm and wild market of `hybrid_ssm.synthetic`: how much of what the optimal filter gains over the best
-         constant law does the model gain, how soon does it notice a switch?
+         constant distribution does the model gain, how soon does it notice a switch?
 both     one sequence, two targets: what followed when today's code was last seen (only a memory that is looked up by
          content holds that), and a mean over 500 sessions of a noisy input (only a state holds that).
 
@@ -28,16 +28,16 @@ import torch
 from common import interval, machine, read
 from scipy import stats
 
-from hybrid_ssm import baselines
+from hybrid_ssm.baselines import MODELS
 from hybrid_ssm.hybrid import HybridFinancialModel, seeded
-from hybrid_ssm.ssm import ConfigError
+from hybrid_ssm.core import ConfigError
 from hybrid_ssm.synthetic import regime_filter, regime_switching
 
 BATCH, SESSIONS, WARM = 32, 252, 63
 WIDTH, HEADS, LAYERS = 32, 4, 2  # of the hybrid
 GRID_SEED = 1000  # learning rates are chosen on sequences that are never scored
 HYBRIDS = "hybrid", "none", "shuffled", "frozen", "no_memory", "parallel", "series", "two_pass", "fixed_point"
-RIVALS = "lstm", "transformer", "ssm"
+BASELINES = "lstm", "transformer", "ssm"
 
 
 class Batch(NamedTuple):
@@ -125,15 +125,15 @@ def regimes(seed):
 
 
 def likelihood(out, batch):
-    "Nats per session that the predicted law loses, and of each session when asked"
-    law = torch.distributions.StudentT(out.df, out.mean, out.scale, validate_args=False)
-    return -law.log_prob(batch.y).mean()
+    "Mean negative log-likelihood of the predicted distribution, nats per session"
+    predicted = torch.distributions.StudentT(out.df, out.mean, out.scale, validate_args=False)
+    return -predicted.log_prob(batch.y).mean()
 
 
 def mixture(r, wild):
     "Log density of a return when the next session is wild with this probability"
-    law = lambda k: stats.norm.pdf(r, MEAN[k] / UNIT, SPREAD[k] / UNIT)
-    return np.log(wild * law(1) + (1 - wild) * law(0))
+    density = lambda k: stats.norm.pdf(r, MEAN[k] / UNIT, SPREAD[k] / UNIT)
+    return np.log(wild * density(1) + (1 - wild) * density(0))
 
 
 def filtered(truth):
@@ -159,10 +159,10 @@ def best_cut(readout, wild):
     return cuts[np.argmax([((readout > c) == wild).mean() for c in cuts])]
 
 
-def detection_lag(said, states, least=10):
+def detection_lag(readout, states, least=10):
     "Mean sessions from a switch until the readout first agrees; a regime that ends unnoticed counts its length"
     lags = []
-    for row, truth in zip(said, states):
+    for row, truth in zip(readout, states):
         ends = np.append(np.flatnonzero(np.diff(truth)) + 1, len(truth))
         for start, end in zip(ends, ends[1:]):
             if start < WARM or end - start < least: continue
@@ -176,24 +176,23 @@ def noticed(readout, states):
     half = len(readout) // 2
     seen, wild = readout[:half, WARM:], states[:half, WARM:] == 1
     if seen[wild].mean() < seen[~wild].mean(): return noticed(-readout, states)
-    said = readout > best_cut(seen, wild)
-    said, states = said[half:], states[half:]
-    return adjusted_rand(said[:, WARM:].astype(int), states[:, WARM:]), detection_lag(said, states)
+    found, states = (readout > best_cut(seen, wild))[half:], states[half:]
+    return adjusted_rand(found[:, WARM:].astype(int), states[:, WARM:]), detection_lag(found, states)
 
 
 def regimes_score(outputs, batches):
-    "Share of the filter's gain over the best constant law; agreement with the true state, and how late"
+    "Share of the filter's gain over the best constant distribution; agreement with the true state, and how late"
     stack, truths = lambda values: np.concatenate([np.asarray(v) for v in values]), [b.truth for b in batches]
     r, states = stack(t["r"] for t in truths)[:, 1:], stack(t["states"] for t in truths)[:, :-1]
     ahead, best = map(stack, zip(*map(filtered, truths)))
-    laws = [torch.distributions.StudentT(o.df, o.mean, o.scale).log_prob(b.y)[..., 0] for o, b in zip(outputs, batches)]
+    densities = [torch.distributions.StudentT(o.df, o.mean, o.scale).log_prob(b.y)[..., 0] for o, b in zip(outputs, batches)]
     gain = lambda density: float((density - mixture(r, .5))[:, WARM:].mean())
     ari, lag = noticed(stack(o.scale[..., 0].log() for o in outputs), states)
     ari_filter, lag_filter = noticed(ahead, states)
     ari_weights, _ = noticed(stack(o.regime[..., 0] for o in outputs), states)
     half = (slice(len(r) // 2, None), slice(WARM, None))
     ari_regime = adjusted_rand(stack(o.regime.argmax(-1) for o in outputs)[half], states[half])
-    return dict(share=gain(stack(laws)) / gain(best), gap=gain(best), ari=ari, ari_filter=ari_filter, lag=lag,
+    return dict(share=gain(stack(densities)) / gain(best), gap=gain(best), ari=ari, ari_filter=ari_filter, lag=lag,
                 lag_filter=lag_filter, ari_weights=ari_weights, ari_regime=ari_regime)
 
 
@@ -205,7 +204,7 @@ KEEP, MEMORY, LONGEST_LAG = .9, 500, 20
 def both(seed):
     "Each session: yesterday's code, what followed it today, today's code, a noisy input"
     rng, rows = np.random.default_rng(seed), np.arange(BATCH)
-    book, fresh = codes(rng, BATCH, 256), np.zeros(BATCH, int)
+    codebook, fresh = codes(rng, BATCH, 256), np.zeros(BATCH, int)
     number, seen = np.zeros((BATCH, SESSIONS), int), np.zeros((BATCH, SESSIONS), bool)
     r, last = rng.standard_normal((BATCH, SESSIONS + 1)), np.zeros((BATCH, 256))  # r[t + 1] follows the code of t
     for t in range(SESSIONS):
@@ -215,7 +214,7 @@ def both(seed):
         fresh += ~seen[:, t]
         again = KEEP * last[rows, number[:, t]] + math.sqrt(1 - KEEP ** 2) * r[:, t + 1]
         r[:, t + 1] = last[rows, number[:, t]] = np.where(seen[:, t], again, r[:, t + 1])
-    code, z = book[rows[:, None], number], rng.standard_normal((BATCH, SESSIONS))
+    code, z = codebook[rows[:, None], number], rng.standard_normal((BATCH, SESSIONS))
     before = np.concatenate([0 * code[:, :1], code[:, :-1]], 1)
     x = np.concatenate([before, r[:, :-1, None], code, z[..., None]], -1)
     asked = np.stack([seen, np.ones_like(seen)], -1)
@@ -256,7 +255,7 @@ def hybrid(name, task):
 
 
 def sizes(name, window):
-    "Sizes of a rival, the usual ones first"
+    "Sizes of a baseline, the usual ones first"
     if name == "lstm": return [dict(hidden_dim=d) for d in range(24, 80)]
     if name == "ssm":
         rows = [*range(16, 41), *range(15, 7, -1)]  # if not the hybrid's 16, rather more state than less
@@ -267,7 +266,7 @@ def sizes(name, window):
 @lru_cache
 def matched(name, task):
     "The first size within 3 % of the hybrid's parameter count, else the nearest"
-    cls = getattr(baselines, CLASSES[name])
+    cls = MODELS[CLASSES[name]]
     rest = dict(input_dim=task.features, n_layers=LAYERS, horizons=task.horizons)
     wanted = hybrid("hybrid", task).num_parameters
     off = [abs(cls(**size, **rest).num_parameters / wanted - 1) for size in sizes(name, task.window)]
@@ -338,8 +337,8 @@ def budget(task, args):
 
 def chosen_rate(task, model, args, fitter):
     "The rate with the lowest held-out loss on the separate seed"
-    judge = "hybrid" if model in HYBRIDS and not args.own_rates else model
-    jobs = [dict(task=task, model=judge, seed=GRID_SEED, steps=budget(task, args), rate=rate) for rate in args.rates]
+    tuned = "hybrid" if model in HYBRIDS and not args.own_rates else model
+    jobs = [dict(task=task, model=tuned, seed=GRID_SEED, steps=budget(task, args), rate=rate) for rate in args.rates]
     if len(jobs) == 1: return args.rates[0]
     return min((once(args.out, job, fitter) for job in jobs), key=lambda row: row["scores"]["loss"])["rate"]
 
@@ -378,7 +377,7 @@ def scored(rows, task, steps):
 def scores_table(table, names):
     "One line per model: mean and standard deviation over seeds; one seed has none"
     print("\n| model | parameters | rate | seeds | " + " | ".join(names) + " |\n|" + "---|" * (4 + len(names)))
-    for model in [m for m in HYBRIDS + RIVALS if m in table]:
+    for model in [m for m in HYBRIDS + BASELINES if m in table]:
         rows = list(table[model].values())
         values = np.array([[row["scores"][name] for name in names] for row in rows])
         cells = [f"{v.mean():.3f}" + (f" ± {v.std(ddof=1):.3f}" if len(v) > 1 else "") for v in values.T]
@@ -387,9 +386,9 @@ def scores_table(table, names):
 
 
 def differences_table(table, names):
-    "Hybrid minus each rival, paired by seed, with a 95 % interval"
+    "Hybrid minus each baseline, paired by seed, with a 95 % interval"
     print("\n| hybrid minus | " + " | ".join(names) + " |\n|" + "---|" * (1 + len(names)))
-    for model in [m for m in HYBRIDS + RIVALS if m in table and m != "hybrid"]:
+    for model in [m for m in HYBRIDS + BASELINES if m in table and m != "hybrid"]:
         ours = table["hybrid"]
         pairs = [(ours[s]["scores"], row["scores"]) for s, row in table[model].items() if s in ours]
         if pairs: print(f"| {model} | " + " | ".join(interval([a[n] - b[n] for a, b in pairs]) for n in names) + " |")
@@ -411,10 +410,10 @@ def tables(args):
 
 
 def arguments(words=None):
-    "What is asked on the command line"
+    "The options of the command line"
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
-    ask.add_argument("--models", nargs="+", default=["hybrid", *RIVALS, *HYBRIDS[1:]], choices=HYBRIDS + RIVALS)
+    ask.add_argument("--models", nargs="+", default=["hybrid", *BASELINES, *HYBRIDS[1:]], choices=HYBRIDS + BASELINES)
     ask.add_argument("--seeds", type=int, default=5)
     ask.add_argument("--steps", type=int, help="of every fit; without it each task has its own budget, at most 400")
     ask.add_argument("--rates", type=float, nargs="+", default=[.003, .01, .03], help="learning rates to choose from")

@@ -4,14 +4,14 @@ usage: python bench/planted.py [--markets noisy ...] [--losses likelihood sharpe
                                [--epochs 10] [--floor 1] [--sessions 1500] [--stride 21] [--rates .003 .01] [--threads 1]
                                [--out runs/planted] [--table]
 
-A market of `hybrid_ssm.synthetic.planted_signal` has a drift that anyone may see through noise. A model is trained on its first
-`--sessions` sessions and trades the 1,500 after them through the ordinary way: features, scaler, purged labels, `ModelTrainer`
+A market of `hybrid_ssm.synthetic.planted_signal` has a drift that is visible through noise. A model is trained on its first
+`--sessions` sessions and trades the 1,500 after them through the ordinary pipeline: features, scaler, purged labels, `ModelTrainer`
 (last 15 % of the training sessions choose the epoch), forecast, weights of equal risk, `run_backtest` at 5 bp one way. Its score is
 
-share    its net Sharpe ratio over the GROSS one of an oracle that is told the drift and pays nothing, same sessions.
+share    its net Sharpe ratio divided by the GROSS one of an oracle that knows the drift and pays nothing, same sessions.
 
-`ceiling` is the same share for whoever knows all parameters of the market, sees what the model sees, and pays the same costs
-without minding them in what it trades (an optimal filter); a model that minds its costs may pass it.
+`ceiling` is the same share for an optimal filter: it knows all parameters of the market, sees what the model sees, and pays the same
+costs, but ignores them when it trades. A model that takes costs into account may exceed it.
 
 Budget of a fit, the same for all: --epochs passes over windows of 126 sessions (31 of them warm-up) that start every --stride
 sessions, 32 a step; AdamW, one-cycle; none of the first --floor epochs can be the best. The learning rate of a model and a loss
@@ -34,7 +34,7 @@ from common import interval, machine, read
 
 from hybrid_ssm.backtest import run_backtest
 from hybrid_ssm.baselines import LSTMBaseline, SSMBaseline, TransformerBaseline, equal_parameters
-from hybrid_ssm.feature_set import FEATURES
+from hybrid_ssm.core import SESSIONS_PER_YEAR
 from hybrid_ssm.features import Feature
 from hybrid_ssm.handler import FinancialDataHandler
 from hybrid_ssm.hybrid import HybridFinancialModel, seeded
@@ -44,7 +44,7 @@ from hybrid_ssm.risk import inverse_volatility
 from hybrid_ssm.synthetic import planted_signal
 from hybrid_ssm.trainer import ModelTrainer
 
-JUDGED, SHARPE = 1500, 3.  # sessions that are traded; yearly gross Sharpe ratio of knowing the drift
+TEST_SESSIONS, SHARPE = 1500, 3.  # sessions that are traded; yearly gross Sharpe ratio of knowing the drift
 WINDOW, WARM, BATCH = 126, 31, 32
 GRID_SEED = 1000  # learning rates are chosen on a market that is never scored
 MARKETS = {"noisy": dict(symbols=6, half_life=60., visible=.6), "clear": dict(symbols=6, half_life=60., visible=.9),
@@ -67,25 +67,25 @@ def visible_signal(series):
     return series.columns["signal"]
 
 
-PLANTED = Feature("planted_signal", "technical", warm_up=1, meaning="what anyone may see of the drift", source="this market",
+PLANTED = Feature("planted_signal", "technical", warm_up=1, meaning="the visible part of the drift", source="this market",
                   function=visible_signal, inputs=("close", "signal"))
-SEEN = PLANTED, "return_1", "return_5", "return_21"
+FEATURE_NAMES = PLANTED, "return_1", "return_5", "return_21"
 
 
 def handler(bars):
     "Bars, features and labels"
-    return FinancialDataHandler(bars=bars, features=SEEN, horizons=(1,))
+    return FinancialDataHandler(bars=bars, features=FEATURE_NAMES, horizons=(1,))
 
 
 @lru_cache(maxsize=2)
 def market(name, seed, sessions):
-    "A planted market, what may be learnt from it, and all of it"
-    made = planted_signal(sessions + JUDGED, seed=seed, sharpe=SHARPE, **MARKETS[name])
+    "A planted market, its training part, and all of it"
+    made = planted_signal(sessions + TEST_SESSIONS, seed=seed, sharpe=SHARPE, **MARKETS[name])
     return made, handler(made.bars.window(end=made.bars.sessions[sessions - 1])), handler(made.bars)
 
 
-def books(positions, made, sessions):
-    "The books of the sessions that no model was trained on, every opinion sized alike"
+def out_of_sample(positions, made, sessions):
+    "The backtest of the sessions that no model was trained on, all positions sized alike"
     return run_backtest(inverse_volatility(positions, made.bars), made.bars).window(made.bars.sessions[sessions])
 
 
@@ -93,17 +93,18 @@ def books(positions, made, sessions):
 
 def hybrid():
     "The hybrid, small"
-    return HybridFinancialModel(8, 16, len(SEEN), 4, n_layers=2, horizons=(1,), windows=(21, 63, 63, 63))
+    return HybridFinancialModel(8, 16, len(FEATURE_NAMES), 4, n_layers=2, horizons=(1,), windows=(21, 63, 63, 63))
 
 
 def build(name, seed):
     "A fresh model"
-    rest, wanted = dict(input_dim=len(SEEN), n_layers=2, horizons=(1,)), hybrid().num_parameters
-    rivals = {"lstm": (lambda d: LSTMBaseline(d, **rest), 1), "ssm": (lambda d: SSMBaseline(d, num_heads=2, state_dim=8, **rest), 2),
-              "transformer": (lambda d: TransformerBaseline(d, num_heads=2, window=63, **rest), 2)}
+    rest, wanted = dict(input_dim=len(FEATURE_NAMES), n_layers=2, horizons=(1,)), hybrid().num_parameters
+    baselines = {"lstm": (lambda d: LSTMBaseline(d, **rest), 1),
+                 "ssm": (lambda d: SSMBaseline(d, num_heads=2, state_dim=8, **rest), 2),
+                 "transformer": (lambda d: TransformerBaseline(d, num_heads=2, window=63, **rest), 2)}
     with seeded(seed):
         if name == "hybrid": return hybrid()
-        make, multiple = rivals[name]
+        make, multiple = baselines[name]
         return equal_parameters(make, wanted, multiple)[0]
 
 
@@ -116,20 +117,20 @@ def fit(job):
     trainer = ModelTrainer(build(job["model"], job["seed"]), data=past, loss=LOSSES[job["loss"]], seed=job["seed"], device="cpu")
     history = trainer.train_model(job["epochs"], job["rate"], window=WINDOW, warm_up=WARM, stride=job["stride"],
                                   batch_size=BATCH, patience=job["epochs"], floor=job["floor"], progress=False)
-    book = books(trainer.predict(whole.panel).position, made, sessions)
+    result = out_of_sample(trainer.predict(whole.panel).position, made, sessions)
     best = int(history.best_epoch)
-    scores = score(book, made, sessions) | dict(valid=float(history.frame["valid"].iloc[best]), best_epoch=best)
+    scores = score(result, made, sessions) | dict(valid=float(history.frame["valid"].iloc[best]), best_epoch=best)
     return job | dict(parameters=trainer.model.num_parameters, scores=scores, machine=machine(load=False),
                       torch=torch.__version__, seconds=round(time.perf_counter() - started, 1))
 
 
-def score(book, made, sessions):
-    "Net and gross Sharpe ratio, how often a year the book is turned over, and the share of the oracle's gross ratio"
-    oracle, filtered = (books(p, made, sessions) for p in (made.truth.oracle_positions(), made.truth.best_positions()))
+def score(result, made, sessions):
+    "Net and gross Sharpe ratio, turnover a year, and the share of the oracle's gross ratio"
+    oracle, filtered = (out_of_sample(p, made, sessions) for p in (made.truth.oracle_positions(), made.truth.best_positions()))
     best = sharpe(oracle.gross_returns).value
-    net, gross = sharpe(book.net_returns).value, sharpe(book.gross_returns).value
+    net, gross = sharpe(result.net_returns).value, sharpe(result.gross_returns).value
     return dict(share=net / best, ceiling=sharpe(filtered.net_returns).value / best, net=net, gross=gross, oracle=best,
-                turnover=float(book.turnover.mean() * 252 / max(book.weights.abs().sum(axis=1).mean(), 1e-12)))
+                turnover=float(result.turnover.mean() * SESSIONS_PER_YEAR / max(result.weights.abs().sum(axis=1).mean(), 1e-12)))
 
 
 # --- what is fitted
@@ -210,14 +211,14 @@ def tables(args):
     for line in sorted({row["machine"] for row in read(args.out)}): print(line)
     for name, table in scored(args).items():
         about = ", ".join(f"{k} {v:g}" for k, v in MARKETS[name].items())
-        print(f"\n## {name}: {about}; Sharpe {SHARPE:g} planted; learnt from {args.sessions} sessions, judged on {JUDGED}, "
+        print(f"\n## {name}: {about}; Sharpe {SHARPE:g} planted; trained on {args.sessions} sessions, tested on {TEST_SESSIONS}, "
               f"{args.epochs} epochs of which the first {args.floor} cannot be the best, a window every {args.stride} sessions")
         scores_table(table)
         differences(table)
 
 
 def arguments(words=None):
-    "What is asked on the command line"
+    "The options of the command line"
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--markets", nargs="+", default=["noisy"], choices=list(MARKETS))
     ask.add_argument("--losses", nargs="+", default=["likelihood", "sharpe", "joint"], choices=list(LOSSES))
@@ -225,7 +226,7 @@ def arguments(words=None):
     ask.add_argument("--seeds", type=int, default=5)
     ask.add_argument("--epochs", type=int, default=10, help="of every fit")
     ask.add_argument("--floor", type=int, default=1, help="epochs that cannot be the best")
-    ask.add_argument("--sessions", type=int, default=1500, help="to learn from; the last 15 %% of them choose the epoch")
+    ask.add_argument("--sessions", type=int, default=1500, help="of the training part; the last 15 %% of them choose the epoch")
     ask.add_argument("--stride", type=int, default=21, help="sessions between training windows: fewer make more steps")
     ask.add_argument("--rates", type=float, nargs="+", default=[.003, .01], help="learning rates to choose from")
     ask.add_argument("--threads", type=int, default=1)

@@ -33,6 +33,13 @@ if TYPE_CHECKING:  # what a type checker and an editor see
     from hybrid_ssm.sources import load_bars
     from hybrid_ssm.splits import walk_forward
     from hybrid_ssm.trainer import Ensemble, ModelTrainer
+    from hybrid_ssm.data import DataError as DataError
+    from hybrid_ssm.forecast import Forecast as Forecast
+    from hybrid_ssm.losses import JointLoss as JointLoss
+    from hybrid_ssm.ssm import SelectiveSSM as SelectiveSSM
+    from hybrid_ssm.store import SnapshotStore as SnapshotStore
+    from hybrid_ssm.feature_set import compute_features as compute_features
+    from hybrid_ssm.metrics import summarize as summarize
 else:  # at run time a name is loaded on its first use (PEP 562), so that importing the package is quick
     _MODULES = {
         "AttentionExplorer": "explore",
@@ -50,6 +57,15 @@ else:  # at run time a name is loaded on its first use (PEP 562), so that import
         "sharpe": "metrics",
         "walk_forward": "splits",
     }
+    _MODULES |= {  # reached from here as well, documented in their modules
+        "DataError": "data",
+        "Forecast": "forecast",
+        "JointLoss": "losses",
+        "SelectiveSSM": "ssm",
+        "SnapshotStore": "store",
+        "compute_features": "feature_set",
+        "summarize": "metrics",
+    }
 
     def __getattr__(name):
         if name in _MODULES:
@@ -59,4 +75,4 @@ else:  # at run time a name is loaded on its first use (PEP 562), so that import
     def __dir__():
         hidden = ("TYPE_CHECKING",)
         own = {n for n in globals() if (n[:1] != "_" or n[:2] == "__") and n not in hidden}
-        return sorted(own | set(_MODULES))
+        return sorted(own | set(__all__))

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .core import SESSIONS_PER_YEAR
-from .ssm import ConfigError, ModelInputError
+from .ssm import ModelInputError
+from .core import ConfigError
 
 # %% ../nbs/03_attention.ipynb #d01f6f8b
 UNSEEN, MASKED = -1e32, -1e30  # outside the window; inside it, but without an observation

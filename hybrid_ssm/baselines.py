@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from .attention import AttentionCache, WindowedAttention
-from .core import HORIZONS
+from .core import HORIZONS, SESSIONS_PER_YEAR
 from .handler import Sequences
 from hybrid_ssm.hybrid import (
-    HybridFinancialModel,
     DistributionHead,
+    HybridFinancialModel,
     ModelOutput,
     PoolCache,
     PositionHead,
@@ -29,7 +29,8 @@ from hybrid_ssm.hybrid import (
     drawn_from,
     multi_scale,
 )
-from .ssm import ConfigError, ModelInputError, SelectiveSSM, SSMState
+from .ssm import ModelInputError, SelectiveSSM, SSMState
+from .core import ConfigError
 from .student import MIN_OUTCOMES, student_fit
 
 # %% ../nbs/04a_baselines.ipynb #30bae02d
@@ -75,10 +76,8 @@ class LSTMBaseline(SequenceModel):
                 )
             )
             self.lstm = nn.LSTM(2 * input_dim, hidden_dim, n_layers, batch_first=True)
-            self.norm, self.law = (
-                nn.LayerNorm(hidden_dim),
-                DistributionHead(hidden_dim, len(horizons)),
-            )
+            self.norm = nn.LayerNorm(hidden_dim)
+            self.law = DistributionHead(hidden_dim, len(horizons))
             self.position = PositionHead(len(horizons))
 
     def init_cache(self, batch_size: int) -> LSTMCache:  # zeros
@@ -123,10 +122,8 @@ class VSNLSTMBaseline(SequenceModel):
             )
             self.select = VariableSelection(input_dim, hidden_dim)
             self.lstm = nn.LSTM(hidden_dim, hidden_dim, n_layers, batch_first=True)
-            self.norm, self.law = (
-                nn.LayerNorm(hidden_dim),
-                DistributionHead(hidden_dim, len(horizons)),
-            )
+            self.norm = nn.LayerNorm(hidden_dim)
+            self.law = DistributionHead(hidden_dim, len(horizons))
             self.position = PositionHead(len(horizons))
 
     def init_cache(self, batch_size: int) -> VSNLSTMCache:  # zeros
@@ -182,11 +179,8 @@ class _Stack(SequenceModel):
         self.embed = nn.Linear(2 * config["input_dim"], dim)
         blocks = (make_block() for _ in range(config["n_layers"]))
         self.blocks: Any = nn.ModuleList(blocks)  # of _Block
-        self.norm, self.law, self.position = (
-            nn.LayerNorm(dim),
-            DistributionHead(dim, n),
-            PositionHead(n),
-        )
+        self.norm = nn.LayerNorm(dim)
+        self.law, self.position = DistributionHead(dim, n), PositionHead(n)
 
     def init_cache(self, batch_size: int) -> StackCache:  # empty
         "The cache before the first session"
@@ -222,7 +216,7 @@ class TransformerBaseline(_Stack):
         input_dim: int,  # features per session
         n_layers: int = 2,  # blocks
         num_heads: int = 4,  # heads; must divide dim
-        window: int = 252,  # sessions each head looks back
+        window: int = SESSIONS_PER_YEAR,  # sessions each head looks back
         horizons: tuple[int, ...] = HORIZONS,  # sessions ahead, one distribution each
         seed: int | None = 0,  # of the initial weights; None = torch's global generator
     ):
@@ -323,10 +317,8 @@ class DLinearBaseline(SequenceModel):
             self.embed = nn.Linear(2 * input_dim, dim, bias=False)
             start = lambda: nn.Parameter(torch.randn(dim, window) / window**0.5)
             self.trend, self.rest = start(), start()
-            self.law, self.position = (
-                DistributionHead(dim, len(horizons)),
-                PositionHead(len(horizons)),
-            )
+            self.law = DistributionHead(dim, len(horizons))
+            self.position = PositionHead(len(horizons))
 
     def init_cache(self, batch_size: int) -> DLinearCache:  # zeros
         "The cache before the first session."
@@ -525,6 +517,23 @@ def predict_trees(
         at = torch.where(goes_left, left[T, at], right[T, at])
     return value[T, at].sum(1)
 
+# %% ../nbs/04a_baselines.ipynb #1c015585
+def _grown_forest(config: dict, X: np.ndarray, y: np.ndarray, seed: int) -> Any:
+    "scikit-learn's histogram boosting, fitted; a feature that was never observed is set to 0"
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    forest = HistGradientBoostingRegressor(
+        learning_rate=config["rate"],
+        max_iter=config["n_trees"],
+        max_depth=config["max_depth"],
+        max_leaf_nodes=2 ** config["max_depth"],
+        min_samples_leaf=config["min_leaf"],
+        max_features=config["max_features"],
+        early_stopping=False,
+        random_state=seed,
+    )
+    return forest.fit(np.where(np.isfinite(X).any(0), X, 0.0), y)
+
 # %% ../nbs/04a_baselines.ipynb #de60e6e9
 class BoostingBaseline(_Tabular):
     "Histogram gradient boosting on today's features and their means over a week and a month."
@@ -602,23 +611,6 @@ class BoostingBaseline(_Tabular):
             slot[: len(table)] = torch.from_numpy(table)
         rows = (torch.from_numpy(v).to(self.base) for v in (X, X_valid))
         return [self.mean(v[None])[0, :, horizon].cpu().double().numpy() for v in rows]
-
-# %% ../nbs/04a_baselines.ipynb #1c015585
-def _grown_forest(config: dict, X: np.ndarray, y: np.ndarray, seed: int) -> Any:
-    "scikit-learn's histogram boosting, fitted; a feature that was never observed is set to 0"
-    from sklearn.ensemble import HistGradientBoostingRegressor
-
-    forest = HistGradientBoostingRegressor(
-        learning_rate=config["rate"],
-        max_iter=config["n_trees"],
-        max_depth=config["max_depth"],
-        max_leaf_nodes=2 ** config["max_depth"],
-        min_samples_leaf=config["min_leaf"],
-        max_features=config["max_features"],
-        early_stopping=False,
-        random_state=seed,
-    )
-    return forest.fit(np.where(np.isfinite(X).any(0), X, 0.0), y)
 
 # %% ../nbs/04a_baselines.ipynb #b0000002
 MODELS: dict[str, type[SequenceModel]] = {  # name in a saved file -> class

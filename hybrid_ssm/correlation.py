@@ -800,7 +800,7 @@ def tree_paths(
 # %% ../nbs/01d_correlation.ipynb #c4a9595d
 def tree_place(
     window: np.ndarray,  # (w, N) returns, NaN where a symbol has no row
-) -> dict[str, Any]:  # by name: (N,), NaN for those who do not take part; and the tree's length
+) -> dict[str, Any]:  # by name: (N,), NaN for symbols that do not take part; and the tree's length
     "Correlation with the others and place in the tree, of each symbol."
     z, part = unit_columns(window)
     n = z.shape[1]

@@ -31,12 +31,12 @@ from .technical import TECHNICAL
 # %% ../nbs/01e_feature_set.ipynb #226fa620
 def feature_registry(
     *families: Iterable[Feature],  # in the order wanted
-) -> Mapping[str, Feature]:  # read-only; raises ValueError if two features share a name
+) -> Mapping[str, Feature]:  # read-only; raises DataError if two features share a name
     "Features by name."
     features: dict[str, Feature] = {}
     for feature in (f for family in families for f in family):
         if feature.name in features:
-            raise ValueError(f"feature {feature.name!r} exists already: choose another name")
+            raise DataError(f"feature {feature.name!r} exists already: choose another name")
         features[feature.name] = feature
     return MappingProxyType(features)
 

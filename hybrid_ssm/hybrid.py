@@ -24,7 +24,8 @@ from torch.nn import functional as F
 
 from .attention import CONTROLS, AttentionCache, WindowedAttention
 from .core import HORIZONS, HybridSSMError, write_atomic
-from .ssm import ConfigError, ModelInputError, SelectiveSSM, SSMState
+from .ssm import ModelInputError, SelectiveSSM, SSMState
+from .core import ConfigError
 
 # %% ../nbs/04_hybrid.ipynb #d3236cef
 WEEK, MONTH = HORIZONS[1:]  # lengths of the two means: 5 and 21 sessions

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Spans', 'HURST_LAGS', 'LATER', 'CHANGE_GRID', 'PRIOR_ROWS', 'FIRST_FIT', 'REFIT', 'LONGEST_FIT', 'REGIME',
-           'return_features', 'market_wide', 'log_volatility', 'volatility_ratio', 'volatility_of_volatility',
+           'market_wide', 'return_features', 'log_volatility', 'volatility_ratio', 'volatility_of_volatility',
            'volatility_rank', 'range_ratio', 'window_paths', 'trend_r2', 'trend_t', 'efficiency', 'drawdown',
            'below_high', 'time_below_high', 'worst_loss', 'variance_ratio', 'variance_ratio_log', 'hurst',
            'rescaled_range', 'autocorrelation', 'sign_persistence', 'semivariance_asymmetry', 'leverage_effect',
@@ -36,6 +36,18 @@ from hybrid_ssm.features import (
     rolling_std,
     rolling_sum,
 )
+
+# %% ../nbs/01b_regime.ipynb #7a815e9f
+def market_wide(
+    returns: np.ndarray,  # (S, N), NaN where a symbol has no row
+    kernel: Callable[[np.ndarray], np.ndarray],  # (n,) -> (n,)
+) -> np.ndarray:  # (S, N) the same for all symbols, not yet lagged
+    "A kernel applied to the market's returns, on the sessions that have one."
+    series = market_return(returns)
+    rows, out = np.flatnonzero(np.isfinite(series)), np.full(returns.shape, np.nan)
+    if len(rows):
+        out[rows] = kernel(series[rows])[:, None]
+    return out
 
 # %% ../nbs/01b_regime.ipynb #42373ce5
 Spans = tuple[int | tuple[int, ...], ...]  # look-backs: numbers, or tuples of them
@@ -79,18 +91,6 @@ def return_features(
                 )
             )
     return tuple(made)
-
-# %% ../nbs/01b_regime.ipynb #7a815e9f
-def market_wide(
-    returns: np.ndarray,  # (S, N), NaN where a symbol has no row
-    kernel: Callable[[np.ndarray], np.ndarray],  # (n,) -> (n,)
-) -> np.ndarray:  # (S, N) the same for all symbols, not yet lagged
-    "A kernel applied to the market's returns, on the sessions that have one."
-    series = market_return(returns)
-    rows, out = np.flatnonzero(np.isfinite(series)), np.full(returns.shape, np.nan)
-    if len(rows):
-        out[rows] = kernel(series[rows])[:, None]
-    return out
 
 # %% ../nbs/01b_regime.ipynb #42465493
 def log_volatility(
@@ -738,7 +738,7 @@ class SwitchingFit:
     variance: tuple[float, float]  # daily, of each state, the smaller first
     stay: tuple[float, float]  # probability to remain in each state for another session
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         "Volatility of 252 returns in both states."
         table = pd.DataFrame(
             {
@@ -797,6 +797,16 @@ def hamilton_filter(
     return np.array(out)
 
 # %% ../nbs/01b_regime.ipynb #27e67961
+@dataclass(frozen=True, eq=False)
+class SwitchingPath:
+    "The states of the market as they were known at the time."
+
+    turmoil: np.ndarray  # (n,) filtered probability, NaN before the first fit
+    volatility: np.ndarray  # (n,) expected for the next session
+    fits: tuple[SwitchingFit, ...]  # in order; each is used until the next
+    failed: int  # fits that did not succeed: the older parameters stayed
+
+# %% ../nbs/01b_regime.ipynb #d629ff32
 FIRST_FIT, REFIT = 2 * SESSIONS_PER_YEAR, SESSIONS_PER_YEAR  # returns before the first fit, between
 LONGEST_FIT = 10 * SESSIONS_PER_YEAR  # returns in a fit, at most
 
@@ -809,16 +819,6 @@ def _starting_states(past: np.ndarray) -> SwitchingFit | None:
     return SwitchingFit(len(past), float(past.mean()), variance, (0.99, 0.97))
 
 
-@dataclass(frozen=True, eq=False)
-class SwitchingPath:
-    "The states of the market as they were known at the time."
-
-    turmoil: np.ndarray  # (n,) filtered probability, NaN before the first fit
-    volatility: np.ndarray  # (n,) expected for the next session
-    fits: tuple[SwitchingFit, ...]  # in order; each is used until the next
-    failed: int  # fits that did not succeed: the older parameters stayed
-
-# %% ../nbs/01b_regime.ipynb #d629ff32
 def switching_path(
     returns: np.ndarray,  # (n,) of the market, no gaps
     first: int = FIRST_FIT,  # returns before the first fit
@@ -955,9 +955,9 @@ def turbulence_of(
     (w, N), seen = z.shape, here[part].sum()
     if seen < 2:
         return np.nan
-    gram = z.T @ z if N <= w else z @ z.T
+    gram = z.T @ z if w >= N else z @ z.T
     a = max(shrinkage(z, gram), 1e-3)
-    if N <= w:
+    if w >= N:
         return y @ np.linalg.solve(a * np.eye(N) + (1 - a) / w * gram, y) / seen
     if a == 1:
         return y @ y / seen

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
+from .core import SESSIONS_PER_YEAR
 from .data import Bars, DataError
 from .sizing import decorrelated, no_trade_band
 from .targets import known_at_close, volatility
@@ -26,7 +27,7 @@ def _own_sessions(
 
 def tsmom(
     bars: Bars,  # closes, or excess returns where closes are back-adjusted
-    lookback: int = 252,  # own sessions of the symbol
+    lookback: int = SESSIONS_PER_YEAR,  # own sessions of the symbol
 ) -> pd.DataFrame:  # sessions x symbols in {-1, 0, 1}; NaN before `lookback` and without a price
     "Time-series momentum: the sign of the past year's return (Moskowitz et al., 2012)."
     return _own_sessions(bars.level, lambda level: np.sign(level - level.shift(lookback)))
@@ -43,7 +44,7 @@ def macd_rule(
 
     def response(p: pd.Series, S: int, L: int) -> pd.Series:
         y = (p.ewm(alpha=1 / S).mean() - p.ewm(alpha=1 / L).mean()) / _deviation(p, 63)
-        z = y / _deviation(y, 252)
+        z = y / _deviation(y, SESSIONS_PER_YEAR)
         return z * np.exp(-(z**2) / 4) / 0.89
 
     mean = lambda p: sum(response(p, *pair) for pair in pairs) / len(pairs)

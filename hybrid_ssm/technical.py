@@ -17,6 +17,7 @@ import numpy as np
 
 from .core import SESSIONS_PER_YEAR
 from hybrid_ssm.features import (
+    Columns,
     Feature,
     SymbolSeries,
     lag,
@@ -1043,7 +1044,8 @@ def obv_slope(
 ) -> np.ndarray:  # (n,) in [-1.5, 1.5]; 1 = it rose on all of the volume
     "Slope of the running sum of signed volume, over the mean volume."
 
-    def join(a, b, na, nb):  # total, mean and slope sum of the running sum within the window
+    # total, mean and slope sum of the running sum within the window
+    def join(a: Columns, b: Columns, na: int, nb: int) -> Columns:
         (t, m, s), (u, n, w) = a, b
         n = n + t  # the newer half starts where the older one ended
         return t + u, m + (n - m) * (nb / (na + nb)), s + w + (n - m) * (na * nb / 2)

@@ -17,7 +17,7 @@ spec.loader.exec_module(bench)
 
 
 def answer(mean, scale=None, df=None, regime=None):
-    "What a model would hand out"
+    "The output of a model"
     mean = torch.as_tensor(np.asarray(mean), dtype=torch.float32)
     one = torch.ones_like(mean)
     regime = torch.ones_like(mean[..., :1]) if regime is None else torch.as_tensor(regime)
@@ -49,7 +49,7 @@ def test_recall_is_solved_by_looking_up():
 
 def test_recall_keeps_its_promises():
     batch, x = bench.recall(2), bench.recall(2).x
-    assert (x[..., 8:11][x[..., -1] > 0] == 0).all()                  # a query says nothing of the value
+    assert (x[..., 8:11][x[..., -1] > 0] == 0).all()                  # a query does not contain the value
     shown = x[..., -2].view(bench.BATCH, 4, bench.EPISODE).sum(-1)
     assert (shown == torch.tensor(batch.truth["pairs"])[:, None]).all()
     assert set(batch.truth["pairs"]) == set(bench.LEVELS)
@@ -59,7 +59,7 @@ def test_recall_keeps_its_promises():
 
 
 def filter_answer(batch):
-    "The optimal filter's law is a mixture; its probability of the wild state is what a readout may show"
+    "The optimal filter: its probability of the wild state, the density of its mixture, and the true state"
     ahead, density = bench.filtered(batch.truth)
     return ahead, density, batch.truth["states"][:, :-1]
 
@@ -70,16 +70,16 @@ def test_the_filter_gains_and_is_calibrated(tell):
     following = np.concatenate([b.truth["states"][:, 1:] for b in batches])
     r = np.concatenate([b.truth["r"][:, 1:] for b in batches])
     gain = (density - bench.mixture(r, .5)).mean()
-    tell(f"the optimal filter gains {gain:.3f} nats a session over the best constant law")
+    tell(f"the optimal filter gains {gain:.3f} nats a session over the best constant distribution")
     assert gain > .05
-    for low in np.linspace(0, .9, 10):                                # what it calls 30 % happens 30 % of the time
+    for low in np.linspace(0, .9, 10):                                # where it predicts 30 %, 30 % happens
         inside = (ahead >= low) & (ahead < low + .1)
         if inside.sum() > 600: assert abs(following[inside].mean() - ahead[inside].mean()) < .05
     shuffled = np.random.default_rng(0).permutation(ahead.ravel()).reshape(ahead.shape)
     assert (bench.mixture(r, shuffled) - bench.mixture(r, .5)).mean() < -.05
 
 
-def test_the_best_constant_law_is_the_best():
+def test_the_best_constant_distribution_is_the_best():
     r = np.concatenate([bench.regimes(seed).truth["r"][:, 1:].ravel() for seed in range(8)])
     gains = [bench.mixture(r, p).mean() for p in (.3, .4, .5, .6, .7)]
     assert max(gains) - gains[2] < .003
@@ -87,10 +87,10 @@ def test_the_best_constant_law_is_the_best():
 
 def test_regime_scores_know_right_from_wrong():
     batches = [bench.regimes(seed) for seed in range(4)]
-    def said(b, wild): return answer(np.zeros(b.y.shape), np.where(wild, 1.3, .55)[..., None],
+    def output(b, wild): return answer(np.zeros(b.y.shape), np.where(wild, 1.3, .55)[..., None],
                                      regime=np.eye(2)[wild.astype(int)])
-    knowing = [said(b, b.truth["states"][:, :-1] == 1) for b in batches]
-    blind = [said(b, np.random.default_rng(0).random(b.y.shape[:2]) > .5) for b in batches]
+    knowing = [output(b, b.truth["states"][:, :-1] == 1) for b in batches]
+    blind = [output(b, np.random.default_rng(0).random(b.y.shape[:2]) > .5) for b in batches]
     right, wrong = bench.regimes_score(knowing, batches), bench.regimes_score(blind, batches)
     assert min(right[k] for k in ("share", "ari", "ari_regime", "ari_weights")) > .99 and right["lag"] == 0.
     assert wrong["share"] < 0. and abs(wrong["ari"]) < .01 and abs(wrong["ari_regime"]) < .01
@@ -99,7 +99,7 @@ def test_regime_scores_know_right_from_wrong():
 
 def test_adjusted_rand_by_hand():
     a = np.array([0, 0, 1, 1])
-    assert bench.adjusted_rand(a, 1 - a) == 1.                        # names do not matter
+    assert bench.adjusted_rand(a, 1 - a) == 1.                        # the names of the labels have no influence
     assert bench.adjusted_rand(a, np.array([0, 1, 0, 1])) == pytest.approx(-.5)
     assert bench.adjusted_rand(np.zeros(4, int), a) == 0.
 
@@ -150,7 +150,7 @@ def test_seeds_make_batches(name):
 
 def test_targets_arrive_tomorrow():
     regimes, both = bench.regimes(3), bench.both(3)
-    assert torch.equal(regimes.x[:, 1:, 0], regimes.y[:, :-1, 0])     # tomorrow's row tells today's target, not before
+    assert torch.equal(regimes.x[:, 1:, 0], regimes.y[:, :-1, 0])     # today's target is visible in tomorrow's row, not before
     assert torch.equal(both.x[:, 1:, 8], both.y[:, :-1, 0]) and torch.equal(both.x[:, 1:, :8], both.x[:, :-1, 9:17])
     here = np.corrcoef(both.x[:, 1:, 8].flatten(), both.y[:, 1:, 0].flatten())[0, 1]
     assert abs(here) < .05
@@ -189,8 +189,8 @@ def test_a_stopped_run_goes_on(tmp_path, capsys):
     assert len(rows) == 8 and {r["rate"] for r in rows if r["seed"] != bench.GRID_SEED} == {.01}
     assert [r["seed"] for r in rows if r["seed"] != bench.GRID_SEED] == [0, 0, 1, 1]   # seed 0 of everything first
     bench.tables(args)
-    said = capsys.readouterr().out
-    assert "this one" in said and "0.600 ± 0.000" in said and "+0.100 ± 0.000" in said
+    printed = capsys.readouterr().out
+    assert "this one" in printed and "0.600 ± 0.000" in printed and "+0.100 ± 0.000" in printed
 
 
 def test_a_fit_is_a_line(tmp_path, monkeypatch):

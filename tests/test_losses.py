@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from hybrid_ssm.backtest import run_backtest
+from hybrid_ssm.core import SESSIONS_PER_YEAR
 from hybrid_ssm.data import Bars
 from hybrid_ssm.handler import FinancialDataHandler
 from hybrid_ssm.losses import net_gains, portfolio_sharpe_loss, session_mean, sharpe_loss, turnover_penalty
@@ -36,11 +37,11 @@ def test_the_loss_pays_what_the_backtest_pays(symbols, tell):
     for volatility, most in ((1e-6, 1e-5), (.01, .1)):
         bars, positions = market(volatility, symbols)
         cost = FRACTION * volatility / .01  # the same in volatilities
-        book = run_backtest(positions / symbols, bars, costs=cost)
+        result = run_backtest(positions / symbols, bars, costs=cost)
         _, _, gross, net = of_the_loss(bars, positions, volatility, cost)
         days = torch.zeros(symbols, dtype=torch.long)
         gross, net = (session_mean(g, days).numpy() for g in (gross, net))  # the last session has no next one
-        earned, paid = (s.to_numpy() / volatility for s in (book.gross_returns, book.costs))
+        earned, paid = (s.to_numpy() / volatility for s in (result.gross_returns, result.costs))
         assert np.abs(gross - earned[1:]).max() < 1e-6  # what is decided today is earned tomorrow, and paid today
         off = np.abs((gross - net) - paid[:-1]).max() / paid.mean()
         tell(f"{symbols} symbol(s), volatility {volatility:g}: costs differ by at most {off:.1e} of the mean cost")
@@ -53,12 +54,12 @@ def test_positions_wait_for_a_price():
     volatility = 1e-6
     bars, positions = market(volatility, 1, holes=.2, seed=3)
     cost = FRACTION * volatility / .01
-    book = run_backtest(positions, bars, costs=cost)
+    result = run_backtest(positions, bars, costs=cost)
     _, target, gross, net = of_the_loss(bars, positions, volatility, cost)
     seen = (~target.isnan()).numpy()[0]
     seen[bars.sessions >= bars.close.iloc[:, 0].last_valid_index()] = False
     assert .6 < seen.mean() < .9
-    paid = book.costs.to_numpy() / volatility
+    paid = result.costs.to_numpy() / volatility
     assert np.allclose((gross - net)[0].numpy()[seen], paid[seen], atol=1e-6)
     first = int(np.flatnonzero(seen)[0])
     assert np.abs(paid[first:-1][~seen[first:-1]]).max() < 1e-9  # and the backtest does not trade there either
@@ -77,10 +78,10 @@ def test_rolls_are_paid_where_the_backtest_pays_them():
     p, target, gross, _ = of_the_loss(bars, positions, volatility, cost)
     net = net_gains(p, target, torch.full(target.shape, cost / volatility), ahead)
     paid = (gross - net).nanmean(0).numpy()
-    book = run_backtest(positions / 3, rolled, costs=cost).costs.to_numpy() / volatility
+    result = run_backtest(positions / 3, rolled, costs=cost).costs.to_numpy() / volatility
     without = run_backtest(positions / 3, bars, costs=cost).costs.to_numpy() / volatility
     # the loss writes a roll to the session that decides to hold, the backtest to the one that rolls
-    of_trades, of_rolls = without[:-1], (book - without)[1:]
+    of_trades, of_rolls = without[:-1], (result - without)[1:]
     assert of_rolls.sum() > .01 * of_trades.sum()
     assert np.abs(paid[:-1] - (of_trades + of_rolls)[:len(paid) - 1]).max() < 1e-5 * of_trades.mean()
 
@@ -90,7 +91,7 @@ def test_ratios_agree_with_the_metrics():
     p, target, _, net = of_the_loss(bars, positions, .01, FRACTION)
     days = torch.zeros(5, dtype=torch.long)
     assert -sharpe_loss(net[0]).item() == pytest.approx(sharpe(net[0][:-1].numpy()).value, rel=1e-4)
-    book = run_backtest(positions / 5, bars, costs=FRACTION)
-    assert -portfolio_sharpe_loss(net, days).item() == pytest.approx(sharpe(book.net_returns.iloc[1:]).value, abs=.05)
-    traded = book.turnover.iloc[:-1].mean() * 252
+    result = run_backtest(positions / 5, bars, costs=FRACTION)
+    assert -portfolio_sharpe_loss(net, days).item() == pytest.approx(sharpe(result.net_returns.iloc[1:]).value, abs=.05)
+    traded = result.turnover.iloc[:-1].mean() * SESSIONS_PER_YEAR
     assert turnover_penalty(p, target).item() == pytest.approx(traded, rel=.02)

@@ -1,4 +1,4 @@
-"""What bench/planted.py keeps and tells is what was fitted: nothing twice, nothing judged that was learnt from."""
+"""What bench/planted.py stores and prints is what was fitted: nothing twice, and nothing tested that was trained on."""
 import importlib.util
 import json
 import sys
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from hybrid_ssm.feature_set import FEATURES
 
 SCRIPT = Path(__file__).resolve().parents[1] / "bench" / "planted.py"
 sys.path.insert(0, str(SCRIPT.parent))  # where the benches find what they share
@@ -20,7 +22,7 @@ def arguments(folder, *words):
 
 
 def row_of(job):
-    "What a fit might say: the joint loss is .1 better, the hybrid .2, seed 1 by .05, and the second rate is the better one"
+    "What a fit might give: the joint loss is .1 better, the hybrid .2, seed 1 by .05, and the second rate is the better one"
     share = .3 + .1 * (job["loss"] == "joint") + .2 * (job["model"] == "hybrid") + .05 * job["seed"]
     scores = dict(share=share, ceiling=.8, net=1., gross=2., turnover=9., valid=-job["rate"])
     return job | dict(scores=scores, seconds=1., parameters=7, machine="this one", torch="2")
@@ -45,8 +47,8 @@ def test_a_stopped_run_goes_on(tmp_path, capsys):
     assert {r["rate"] for r in rows if r["seed"] != bench.GRID_SEED} == {.02}          # the lower validation loss
     assert [r["seed"] for r in rows if r["seed"] != bench.GRID_SEED] == [0] * 4 + [1] * 4
     bench.tables(args)
-    said = capsys.readouterr().out
-    assert "this one" in said and "+0.100 ± 0.000" in said and "+0.200 ± 0.000" in said
+    printed = capsys.readouterr().out
+    assert "this one" in printed and "+0.100 ± 0.000" in printed and "+0.200 ± 0.000" in printed
     bench.tables(arguments(tmp_path, "--epochs", "11"))
     assert "share" not in capsys.readouterr().out                                         # another budget, another table
     asked[:] = []
@@ -59,21 +61,21 @@ def test_equal_parameters():
     for name in bench.MODELS: assert abs(bench.build(name, 0).num_parameters / wanted - 1) < .05
 
 
-def test_what_is_judged_was_not_learnt(monkeypatch):
-    monkeypatch.setattr(bench, "JUDGED", 200)
+def test_the_tested_sessions_were_not_trained_on(monkeypatch):
+    monkeypatch.setattr(bench, "TEST_SESSIONS", 200)
     made, past, whole = bench.market("few", 3, 300)
     assert len(made.bars.sessions) == 500 and past.sessions[-1] == made.bars.sessions[299]
     positions = made.truth.oracle_positions()
-    book = bench.books(positions, made, 300)
-    assert book.net_returns.index[0] == made.bars.sessions[300]
-    told = bench.score(book, made, 300)
-    assert told["gross"] == pytest.approx(told["oracle"]) and told["share"] < 1. and told["ceiling"] < 1.2
-    assert "planted_signal" not in bench.FEATURES
+    result = bench.out_of_sample(positions, made, 300)
+    assert result.net_returns.index[0] == made.bars.sessions[300]
+    scores = bench.score(result, made, 300)
+    assert scores["gross"] == pytest.approx(scores["oracle"]) and scores["share"] < 1. and scores["ceiling"] < 1.2
+    assert "planted_signal" not in FEATURES
     bench.market.cache_clear()
 
 
 def test_a_fit_is_a_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "JUDGED", 150)
+    monkeypatch.setattr(bench, "TEST_SESSIONS", 150)
     args = arguments(tmp_path, "--sessions", "450", "--epochs", "1", "--stride", "63")
     job = bench.job_of(args, market="few", loss="joint", model="lstm", seed=0, rate=.01)
     row = bench.once(args, job, bench.fit)

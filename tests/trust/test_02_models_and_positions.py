@@ -1,8 +1,8 @@
-"""Row 2, the rest of the way: models, forecasts and positions know nothing of what comes later.
+"""Row 2, second half: models, forecasts and positions do not depend on later sessions.
 
 From bars to target weights: a model is trained on sessions before every cut, then all later bars are spoiled, features are
-computed again and the whole history is said again, at the same length. Forecasts and weights before the cut keep their
-bits. A history that is cut short says the same to 1e-6 (other lengths, other matrix products).
+computed again and the whole history is forecast again, at the same length. Forecasts and weights before the cut keep their
+bits. A history that is cut short gives the same to 1e-6 (other lengths, other matrix products).
 """
 from functools import partial
 
@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-import hybrid_ssm.handler as handler_room
-import hybrid_ssm.trainer as room
+import hybrid_ssm.handler as handler_module
+import hybrid_ssm.trainer as trainer_module
 from hybrid_ssm.baselines import LSTMBaseline
 from hybrid_ssm.data import Bars
 from hybrid_ssm.features import fit_scaler
@@ -25,7 +25,7 @@ from hybrid_ssm.trainer import ModelTrainer
 
 FEATURES = ("return_1", "return_21", "rsi_14", "efficiency_63")
 KINDS = ("huge", "shuffle")
-LEARNT = 260  # sessions that may be learnt from
+TRAIN_SESSIONS = 260  # that a model may be trained on
 POLICY = RiskPolicy(buffer=.1)
 
 
@@ -52,10 +52,10 @@ def lstm():
     return LSTMBaseline(hidden_dim=4, input_dim=len(FEATURES))
 
 
-def learn(bars, build):
-    "A trainer that has learnt from the first sessions alone."
+def trained(bars, build):
+    "A trainer that was fitted on the first sessions only."
     data = FinancialDataHandler(bars=bars, features=FEATURES)
-    fold, whole = holdout(data.sessions[:LEARNT]), data.sessions
+    fold, whole = holdout(data.sessions[:TRAIN_SESSIONS]), data.sessions
     fold = type(fold)(0, fold.train, fold.valid, fold.test, fold.train_until, fold.valid_until, whole)
     torch.manual_seed(0)
     trainer = ModelTrainer(build(), data=data, device="cpu")
@@ -63,8 +63,8 @@ def learn(bars, build):
     return trainer
 
 
-def say(trainer, bars):
-    "Law, position, regimes and target weights of all sessions, as arrays."
+def outputs(trainer, bars):
+    "Distributions, positions, regimes and target weights of all sessions, as arrays."
     data = FinancialDataHandler(bars=bars, features=FEATURES)
     forecast = trainer.predict(data.panel)
     frames = {"position": forecast.position, "weights": POLICY.weights(forecast, bars)} | forecast.regime
@@ -74,12 +74,12 @@ def say(trainer, bars):
 
 def guard(prepare, bars, cuts, kinds=KINDS):
     "Spoil what is later than each cut. Returns how many numbers were compared."
-    honest, rng, compared = prepare(bars), np.random.default_rng(1), 0
-    known = say(honest, bars)
+    clean, rng, compared = prepare(bars), np.random.default_rng(1), 0
+    known = outputs(clean, bars)
     for cut in cuts:
         for kind in kinds:
             spoiled = poison(bars, cut, kind, rng)
-            now = say(prepare(spoiled) if prepare.__name__ == "again" else honest, spoiled)
+            now = outputs(prepare(spoiled) if prepare.__name__ == "again" else clean, spoiled)
             for name, value in known.items():
                 same = value[:cut].tobytes() == now[name][:cut].tobytes()
                 assert same, f"{kind} from row {cut} on changes {name} before it"
@@ -91,27 +91,27 @@ def trained_once(build):
     "The same trainer for every cut."
     kept = []
     def prepare(bars):
-        kept.append(kept[0] if kept else learn(bars, build))
+        kept.append(kept[0] if kept else trained(bars, build))
         return kept[0]
     return prepare
 
 
 def trained_again(build):
-    "Trained anew on the spoiled bars: nothing it may learn from lies behind a cut."
+    "Trained anew on the spoiled bars: no training session lies behind a cut."
     def again(bars):
-        return learn(bars, build)
+        return trained(bars, build)
     return again
 
 
 def cuts(count, sessions):
-    return np.unique(np.linspace(LEARNT, sessions - 2, count).astype(int))
+    return np.unique(np.linspace(TRAIN_SESSIONS, sessions - 2, count).astype(int))
 
 
 @pytest.mark.parametrize("build", [hybrid, lstm])
 def test_models_and_positions(build, tell):
     compared = guard(trained_once(build), market(380), cuts(4, 380))
-    compared += guard(trained_again(build), market(380), [LEARNT, 300], kinds=("huge",))
-    tell(f"{build.__name__}: {compared:,} numbers of laws, positions, regimes and weights, 0 changed")
+    compared += guard(trained_again(build), market(380), [TRAIN_SESSIONS, 300], kinds=("huge",))
+    tell(f"{build.__name__}: {compared:,} numbers of distributions, positions, regimes and weights, 0 changed")
 
 
 @pytest.mark.slow
@@ -127,10 +127,10 @@ def test_a_hundred_cuts(build, tell):
 @pytest.mark.parametrize("build", [hybrid, lstm])
 def test_cut_short(build, tell):
     bars = market(380)
-    trainer = learn(bars, build)
-    known, far = say(trainer, bars), 0.
+    trainer = trained(bars, build)
+    known, far = outputs(trainer, bars), 0.
     for cut in (270, 300, 379):
-        short = say(trainer, bars.upto(bars.sessions[cut - 1]))
+        short = outputs(trainer, bars.upto(bars.sessions[cut - 1]))
         for name, value in known.items():
             both = np.nan_to_num(value[:cut]), np.nan_to_num(short[name])
             far = max(far, np.linalg.norm(both[0] - both[1]) / max(np.linalg.norm(both[0]), 1e-12))
@@ -143,14 +143,14 @@ def test_planted(mutants, monkeypatch):
         return fit_scaler(panel, panel.sessions[-1])
     def scaled_by_all(planted):
         with monkeypatch.context() as patch:
-            patch.setattr(handler_room, "fit_scaler", planted)
+            patch.setattr(handler_module, "fit_scaler", planted)
             guard(trained_again(hybrid), market(380), [300])
     mutants.kill(2, "a model whose scaler is fitted on all rows", scaled_by_all, leaky)
 
     def z_scored(planted):
         with monkeypatch.context() as patch:
-            real = room.to_forecast
-            patch.setattr(room, "to_forecast", lambda *a: planted(real(*a)))
+            real = trainer_module.to_forecast
+            patch.setattr(trainer_module, "to_forecast", lambda *a: planted(real(*a)))
             guard(trained_once(hybrid), market(380), [300])
     def whole_sample(forecast):
         spread = forecast.position.std()
@@ -159,7 +159,7 @@ def test_planted(mutants, monkeypatch):
 
     def backwards(planted):
         with monkeypatch.context() as patch:
-            patch.setattr(room, "predict_arrays", partial(planted, room.predict_arrays))
+            patch.setattr(trainer_module, "predict_arrays", partial(planted, trainer_module.predict_arrays))
             guard(trained_once(hybrid), market(380), [300])
     def tomorrow(real, model, arrays, device="cpu", asset=None):
         x = np.concatenate([arrays.x[:, 1:], arrays.x[:, -1:]], 1)

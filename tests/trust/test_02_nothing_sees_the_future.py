@@ -1,7 +1,7 @@
-"""Row 2, up to features and labels: whatever comes later, what was known before a cut keeps its bits.
+"""Row 2, up to features and labels: what was known before a cut keeps its bits, whatever comes later.
 
 100 cut points x {NaN, 1e9, shuffle} of all later rows x {bars, features, scalers, labels, training data}. (Models and
-positions are judged where models are.)
+positions have a test of their own.)
 """
 import warnings
 from functools import partial
@@ -54,7 +54,7 @@ def of_bars(bars):
 
 
 def until_the_cut(panel, cut):
-    "The scaler that a person could have fitted before the cut."
+    "The scaler that could have been fitted before the cut."
     return fit_scaler(panel, panel.sessions[cut - 1])
 
 
@@ -112,9 +112,9 @@ def of_training(bars):
 
 def guard(stage, bars, cuts, kinds=KINDS, in_turn=False):
     "Spoil what is later than each cut; the bits before it must stay. Returns how many numbers were compared."
-    honest, rng, compared = stage(bars), np.random.default_rng(1), 0
+    clean, rng, compared = stage(bars), np.random.default_rng(1), 0
     for i, cut in enumerate(cuts):
-        known = honest(cut)
+        known = clean(cut)
         for kind in [kinds[i % len(kinds)]] if in_turn else kinds:
             now = stage(poison(bars, cut, kind, rng))(cut)
             for name, value in known.items():
@@ -179,23 +179,23 @@ def all_rows(panel, cut):
 
 def calendar_count(bars):
     "Labels said to be known so many rows of the calendar later."
-    honest = forward_targets(bars)
-    known = np.arange(len(bars.sessions))[:, None, None] + np.array(honest.horizons)
-    return type(honest)(**{**vars(honest), "known_at": np.where(honest.known_at >= 0, known, -1)})
+    clean = forward_targets(bars)
+    known = np.arange(len(bars.sessions))[:, None, None] + np.array(clean.horizons)
+    return type(clean)(**{**vars(clean), "known_at": np.where(clean.known_at >= 0, known, -1)})
 
 
 def one_volatility(bars):
     "Labels in units of the volatility of the whole sample."
-    honest = forward_targets(bars)
-    whole = bars.returns.std().to_numpy()[:, None] * np.sqrt(honest.horizons)
-    return type(honest)(**{**vars(honest), "scaled": honest.returns / whole})
+    clean = forward_targets(bars)
+    whole = bars.returns.std().to_numpy()[:, None] * np.sqrt(clean.horizons)
+    return type(clean)(**{**vars(clean), "scaled": clean.returns / whole})
 
 
 def early_barrier(bars):
     "Touches said to be known at the row itself."
-    honest = triple_barrier(bars)
+    clean = triple_barrier(bars)
     row = np.arange(len(bars.sessions))[:, None]
-    return type(honest)(**{**vars(honest), "known_at": np.where(honest.known_at >= 0, row, -1)})
+    return type(clean)(**{**vars(clean), "known_at": np.where(clean.known_at >= 0, row, -1)})
 
 
 def rank_in_time(bars):

@@ -1,9 +1,9 @@
-"""Row 5: a real signal is found. What the whole pipeline learns on the first part of a market with a planted drift earns,
-on later sessions and net of cost, at least half of the gross Sharpe ratio of an oracle that is told the drift and pays nothing.
+"""Row 5: a real signal is found. The whole pipeline is trained on the first part of a market with a planted drift. On later sessions
+it earns, net of cost, at least half of the gross Sharpe ratio of an oracle that knows the drift and pays nothing.
 
 Bars -> features -> scaler -> labels -> windows -> training -> forecast -> weights -> backtest: nothing is replaced by a
 shortcut, except in the mutants. Eight epochs are two to four steps each, and 135 sessions choose the best of them: the first
-half is not asked, for an almost untrained network would win too often.
+half of the epochs is excluded, because an almost untrained network would win too often.
 """
 from dataclasses import replace
 
@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 
 from hybrid_ssm.backtest import run_backtest
-from hybrid_ssm.features import feature
 from hybrid_ssm.feature_set import FEATURES
+from hybrid_ssm.features import Feature
 from hybrid_ssm.handler import FinancialDataHandler
 from hybrid_ssm.hybrid import HybridFinancialModel
 from hybrid_ssm.metrics import sharpe
@@ -24,7 +24,7 @@ from hybrid_ssm.trainer import ModelTrainer
 MARKETS = {"slow and clear": dict(symbols=4, half_life=60., visible=.9),
            "fast": dict(symbols=6, half_life=20., visible=.85),
            "noisy": dict(symbols=3, half_life=90., visible=.6)}
-SESSIONS, LEARNT, SHARPE = 2400, 900, 3.
+SESSIONS, TRAIN_SESSIONS, SHARPE = 2400, 900, 3.
 
 
 def visible_signal(series):
@@ -32,7 +32,7 @@ def visible_signal(series):
     return series.columns["signal"]
 
 
-PLANTED = Feature("planted_signal", "technical", warm_up=1, meaning="what anyone may see of the drift", source="this market",
+PLANTED = Feature("planted_signal", "technical", warm_up=1, meaning="the visible part of the drift", source="this market",
                   function=visible_signal, inputs=("close", "signal"))
 
 
@@ -42,7 +42,7 @@ def handler(bars):
 
 
 def shuffled_labels(data):
-    "shuffled labels: what is learnt is true of another session"
+    "shuffled labels: each label belongs to another session"
     scaled, rng = data.targets.scaled.copy(), np.random.default_rng(0)
     rows = np.flatnonzero(np.isfinite(scaled).all((1, 2)))
     scaled[rows] = scaled[rng.permutation(rows)]
@@ -50,35 +50,35 @@ def shuffled_labels(data):
     return data
 
 
-def learnt(market, seed, plant):
+def trained(market, seed, plant):
     "Net returns of the later sessions of a model that was trained on the earlier ones"
     days = market.bars.sessions
-    past = plant(handler(market.bars.window(end=days[LEARNT - 1])))
+    past = plant(handler(market.bars.window(end=days[TRAIN_SESSIONS - 1])))
     model = HybridFinancialModel(4, 8, 2, 2, n_layers=1, horizons=(1,), windows=(21, 21), seed=seed)
     trainer = ModelTrainer(model, data=past, seed=seed, device="cpu")
     trainer.train_model(8, 2e-2, window=84, warm_up=21, stride=42, batch_size=32, patience=8, floor=4, progress=False)
-    return held(trainer.predict(handler(market.bars).panel).position, market).net_returns
+    return out_of_sample(trainer.predict(handler(market.bars).panel).position, market).net_returns
 
 
-def held(positions, market):
-    "The books of the later sessions, every opinion sized alike"
-    return run_backtest(inverse_volatility(positions, market.bars), market.bars).window(market.bars.sessions[LEARNT])
+def out_of_sample(positions, market):
+    "The backtest of the later sessions, all positions sized alike"
+    return run_backtest(inverse_volatility(positions, market.bars), market.bars).window(market.bars.sessions[TRAIN_SESSIONS])
 
 
-def judge(kind, seeds, plant):
-    "Sharpe ratios of one kind of market: learnt and net, the oracle's and gross (2, seeds)"
+def sharpe_ratios(kind, seeds, plant):
+    "Sharpe ratios of one kind of market: of the model net, of the oracle gross (2, seeds)"
     ratios = []
     for seed in seeds:
         market = planted_signal(SESSIONS, seed=seed, sharpe=SHARPE, **MARKETS[kind])
-        oracle = held(market.truth.oracle_positions(), market).gross_returns
-        ratios.append((sharpe(learnt(market, seed, plant)).value, sharpe(oracle).value))
+        oracle = out_of_sample(market.truth.oracle_positions(), market).gross_returns
+        ratios.append((sharpe(trained(market, seed, plant)).value, sharpe(oracle).value))
     return np.transpose(ratios)
 
 
 def check(plant, kinds, seeds, tell=lambda text: None):
     "At least half of what the oracle earns, and surely more than nothing"
     for kind in kinds:
-        ours, oracle = judge(kind, seeds, plant)
+        ours, oracle = sharpe_ratios(kind, seeds, plant)
         half = stats.t.ppf(.975, len(ours) - 1) * ours.std(ddof=1) / np.sqrt(len(ours))
         share = ours.mean() / oracle.mean()
         tell(f"{kind}: net Sharpe {ours.mean():.2f} ± {half:.2f} of the oracle's gross {oracle.mean():.2f}: "
@@ -87,18 +87,18 @@ def check(plant, kinds, seeds, tell=lambda text: None):
         assert ours.mean() - half > 0, f"{kind}: {ours.mean():.2f} ± {half:.2f} may be nothing"
 
 
-def honest(data):
+def unchanged(data):
     "The handler as it is"
     return data
 
 
 def test_a_planted_signal_is_found(tell):
-    check(honest, ["slow and clear"], range(3), tell)
+    check(unchanged, ["slow and clear"], range(3), tell)
 
 
 @pytest.mark.slow
 def test_a_planted_signal_is_found_in_three_markets(tell):
-    check(honest, MARKETS, range(20), tell)
+    check(unchanged, MARKETS, range(20), tell)
 
 
 def test_mutant(mutants):
