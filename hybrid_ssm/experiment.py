@@ -310,7 +310,7 @@ def build_model(
 # %% ../nbs/08_experiment.ipynb #00b8cecc
 def check_models(
     config: Config,  # which models, and how they are trained
-) -> None:  # raises ConfigError or what the model says, before anything is loaded or written
+) -> None:  # raises ConfigError, before anything is loaded or written
     "Build every network once, so that an impossible size is refused before the run."
     for name in config.models.learners:
         model = build_model(config, name, config.train.seeds[0])
@@ -559,7 +559,7 @@ def run_backtests(
                 delisting_return=c.delisting_return,
             )
         except RuinError:
-            continue  # `result_notes` says so
+            continue  # the notes of the result name it
     return out
 
 # %% ../nbs/08_experiment.ipynb #6946bf92
