@@ -54,6 +54,6 @@ docs: $(READY) ## the website, into _docs (needs Quarto)
 	$(BIN)/nbdev_docs --n_workers 2
 
 clean: ## remove what was built (keeps .venv and runs)
-	rm -rf _docs _proc build dist *.egg-info .pytest_cache nbs/nbdev.yml
+	rm -rf _docs _proc build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache nbs/nbdev.yml
 	find hybrid_ssm nbs tests tools bench \( -name __pycache__ -o -name .ipynb_checkpoints \) \
 	    -prune -exec rm -rf {} +

@@ -34,7 +34,6 @@ SYMBOLS, SESSIONS, FEATURES, WINDOW, HORIZONS = 500, 20 * 252, 20, 252, 3
 
 def models(width):
     "Fresh networks of one width"
-    torch.manual_seed(0)
     return {"hybrid": HybridFinancialModel(16, width, FEATURES, 4), "LSTM": LSTMBaseline(width, FEATURES),
             "Transformer": TransformerBaseline(width, FEATURES)}
 

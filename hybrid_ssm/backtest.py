@@ -16,7 +16,7 @@ import pandas as pd
 from .core import DAYS_PER_YEAR, HybridSSMError, sparkline
 from .costs import cost_of, roll_cost
 from .data import Bars, DataError, Day, parse_day, periods_per_year
-from .sizing import check_table, table_rows
+from .data import check_table, table_rows
 from .sources import Costs, check_one_currency, instrument_costs
 
 # %% ../nbs/06_backtest.ipynb #4e1baac9

@@ -4,16 +4,15 @@
 
 # %% auto #0
 __all__ = ['Outcomes', 'outcomes', 'Estimate', 'dependent_mean', 'pit', 'calibration_verdict', 'dominant_regime', 'CoverageTable',
-           'coverage', 'Reliability', 'reliability', 'law_crps', 'law_log_score', 'law_interval', 'sharpness',
-           'ScoreTable', 'score_table', 'Calibration', 'fit_calibration', 'check_calibratable', 'ConformalIntervals',
-           'adaptive_conformal', 'coverage_of']
+           'coverage', 'Reliability', 'reliability', 'sharpness', 'ScoreTable', 'score_table', 'Calibration',
+           'fit_calibration', 'check_calibratable', 'ConformalIntervals', 'adaptive_conformal', 'coverage_of']
 
 # %% ../nbs/05a_calibration.ipynb #b26c6001
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import ceil, isnan, nan
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,13 @@ import pandas as pd
 # %% ../nbs/05a_calibration.ipynb #56bcbc56
 from .data import DataError, parse_day
 from .forecast import Forecast
-from .student import student_direction, student_uncertainty
+from hybrid_ssm.student import (
+    student_crps,
+    student_direction,
+    student_interval,
+    student_log_density,
+    student_uncertainty,
+)
 from .splits import usable
 from .targets import Targets
 
@@ -35,8 +40,8 @@ class Outcomes(NamedTuple):
     df: np.ndarray  # (S, N) nu
     known: np.ndarray  # (S, N) row of the forecast at which y is known; -1 = never
 
-
-def _positions(wanted, have, kind):
+# %% ../nbs/05a_calibration.ipynb #5a890f39
+def _positions(wanted: Any, have: Any, kind: str) -> np.ndarray:
     "Where each wanted label stands; an error names the first that is missing."
     at = pd.Index(have).get_indexer(wanted)
     if (at < 0).any():
@@ -50,8 +55,8 @@ def _positions(wanted, have, kind):
         )
     return at
 
-
-def _check_horizon(horizon, forecast, targets):
+# %% ../nbs/05a_calibration.ipynb #236e84a6
+def _check_horizon(horizon: int, forecast: Forecast, targets: Targets) -> None:
     for name, known in (("forecast", forecast.horizons), ("targets", targets.horizons)):
         if horizon not in known:
             raise DataError(
@@ -61,8 +66,8 @@ def _check_horizon(horizon, forecast, targets):
             )
 
 # %% ../nbs/05a_calibration.ipynb #4e8d884e
-def _check_law(forecast, mean, scale, df):
-    "Raise DataError for what is no Student-t law, or not in order of time"
+def _check_distribution(forecast, mean, scale, df):
+    "Raise DataError for what is no Student-t distribution, or not in order of time"
     if not (forecast.sessions.is_monotonic_increasing and forecast.sessions.is_unique):
         raise DataError(
             "the sessions of the forecast are not in order, each once: sort them",
@@ -84,7 +89,14 @@ def _check_law(forecast, mean, scale, df):
             )
 
 
-def _shared(forecast, targets):
+def _parameters(forecast: Forecast, horizon: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Location, scale and degrees of freedom at one horizon, each (S, N)"
+    frames = forecast.mean[horizon], forecast.scale[horizon], forecast.df[horizon]
+    mean, scale, df = (np.asarray(f, float) for f in frames)
+    return mean, scale, df
+
+
+def _shared(forecast: Forecast, targets: Targets) -> list[int]:
     "The horizons that both have; raises DataError where there is none"
     both = [h for h in forecast.horizons if h in targets.horizons]
     if not both:
@@ -97,7 +109,7 @@ def _shared(forecast, targets):
 
 # %% ../nbs/05a_calibration.ipynb #73679889
 def outcomes(
-    forecast: Forecast,  # what was said
+    forecast: Forecast,  # what was forecast
     targets: Targets,  # what happened, for at least its sessions and symbols
     horizon: int = 1,  # sessions
 ) -> Outcomes:  # raises DataError for another horizon, session or symbol
@@ -109,9 +121,9 @@ def outcomes(
     at, S = targets.known_at[..., k][cells], len(rows)
     known = np.searchsorted(rows, at)  # the first row that may look back at it
     known = np.where((at < 0) | (known >= S), -1, known)  # (S, N)
-    law = [np.asarray(getattr(forecast, q)[horizon], float) for q in ("mean", "scale", "df")]
-    _check_law(forecast, *law)
-    return Outcomes(targets.scaled[..., k][cells], *law, known)
+    mean, scale, df = _parameters(forecast, horizon)
+    _check_distribution(forecast, mean, scale, df)
+    return Outcomes(targets.scaled[..., k][cells], mean, scale, df, known)
 
 # %% ../nbs/05a_calibration.ipynb #0b03dd0c
 @dataclass(frozen=True)
@@ -152,11 +164,11 @@ def dependent_mean(
 
 # %% ../nbs/05a_calibration.ipynb #c97d2585
 def pit(
-    forecast: Forecast,  # what was said
+    forecast: Forecast,  # what was forecast
     targets: Targets,  # what happened
     horizon: int = 1,  # sessions
-) -> pd.DataFrame:  # sessions x symbols in [0, 1]; NaN where law or outcome is unknown
-    "Probability integral transform: where the outcomes fell within the predictive law."
+) -> pd.DataFrame:  # sessions x symbols in [0, 1]; NaN where forecast or outcome is unknown
+    "Probability integral transform: where outcomes fell within the predictive distribution."
     from scipy.stats import t
 
     o = outcomes(forecast, targets, horizon)
@@ -198,25 +210,6 @@ def dominant_regime(
     largest = np.where(known, np.where(known, weights, 0.0).argmax(0), -1)
     return pd.DataFrame(largest, forecast.sessions, forecast.symbols)
 
-
-def _groups(forecast):
-    "Name -> cells: all of them, and those of each regime where there are several."
-    groups = {"all": np.ones(forecast.position.shape, bool)}
-    if len(forecast.regime) > 1:
-        top = dominant_regime(forecast).to_numpy()
-        groups |= {name: top == k for k, name in enumerate(forecast.regime)}
-    return {name: cells for name, cells in groups.items() if cells.any()}
-
-
-def _check_level(*levels):
-    for level in levels:
-        if not isinstance(level, Real) or not 0 < level < 1:
-            raise DataError(
-                f"level {level!r} is not between 0 and 1: a 90 % interval is level .9",
-                rule="bad level",
-                value=level,
-            )
-
 # %% ../nbs/05a_calibration.ipynb #f1e1e0f1
 @dataclass(frozen=True, eq=False, repr=False)
 class CoverageTable:
@@ -244,6 +237,25 @@ class CoverageTable:
     def _repr_html_(self):
         return self.wide().to_html(border=0)
 
+# %% ../nbs/05a_calibration.ipynb #6227e4c9
+def _groups(forecast: Forecast) -> dict[str, np.ndarray]:
+    "Name -> cells: all of them, and those of each regime where there are several."
+    groups = {"all": np.ones(forecast.position.shape, bool)}
+    if len(forecast.regime) > 1:
+        top = dominant_regime(forecast).to_numpy()
+        groups |= {name: top == k for k, name in enumerate(forecast.regime)}
+    return {name: cells for name, cells in groups.items() if cells.any()}
+
+
+def _check_level(*levels: Any) -> None:
+    for level in levels:
+        if not isinstance(level, Real) or not 0 < float(level) < 1:
+            raise DataError(
+                f"level {level!r} is not between 0 and 1: a 90 % interval is level .9",
+                rule="bad level",
+                value=level,
+            )
+
 # %% ../nbs/05a_calibration.ipynb #b0f9013b
 def _rows(hits, groups, nominal, horizon):
     "One row per group: share of hits (1, 0, NaN) with its error."
@@ -261,7 +273,7 @@ def _rows(hits, groups, nominal, horizon):
 
 # %% ../nbs/05a_calibration.ipynb #f5fb4641
 def coverage(
-    forecast: Forecast,  # what was said
+    forecast: Forecast,  # what was forecast
     targets: Targets,  # what happened
     levels: Sequence = (0.5, 0.8, 0.9, 0.95),  # announced coverage of central intervals
     horizons: Sequence | None = None,  # sessions; None = all that both have
@@ -286,7 +298,7 @@ class Reliability:
 
     frame: pd.DataFrame  # one row a bin: probability, frequency, se, outcomes
     brier: Estimate  # mean squared error of the probability; a coin scores .25
-    reliability: float  # penalty for probabilities that were not kept
+    reliability: float  # penalty for probabilities that differ from frequencies
     resolution: float  # reward for telling days apart
     uncertainty: float  # what the base rate alone would score
 
@@ -328,7 +340,7 @@ def _direction_bins(p, up, bins, horizon):
 
 # %% ../nbs/05a_calibration.ipynb #5de56c42
 def reliability(
-    forecast: Forecast,  # what was said
+    forecast: Forecast,  # what was forecast
     targets: Targets,  # what happened
     horizon: int = 1,  # sessions
     bins: int = 10,  # of equal number of outcomes
@@ -349,70 +361,28 @@ def reliability(
     table = _direction_bins(p, up, bins, horizon)
     base, share = np.nanmean(up), table["outcomes"] / table["outcomes"].sum()
     kept = (share * (table["probability"] - table["frequency"]) ** 2).sum()
-    told = (share * (table["frequency"] - base) ** 2).sum()
+    resolved = (share * (table["frequency"] - base) ** 2).sum()
     return Reliability(
         table,
         dependent_mean((p - up) ** 2, horizon),
         float(kept),
-        float(told),
+        float(resolved),
         float(base * (1 - base)),
     )
 
-# %% ../nbs/05a_calibration.ipynb #fc326f1a
-def law_crps(
-    y: np.ndarray,  # what happened
-    mean: np.ndarray,  # location mu
-    scale: np.ndarray,  # scale sigma > 0
-    df: np.ndarray,  # degrees of freedom nu > 1
-) -> np.ndarray:  # same unit as y; less is better
-    "Continuous ranked probability score of a Student-t law (Jordan, Krüger and Lerch 2019)."
-    from scipy.special import betaln
-    from scipy.stats import t
-
-    nu, z = np.asarray(df), (np.asarray(y) - mean) / scale
-    floor = 2 * np.sqrt(nu) / (nu - 1) * np.exp(betaln(0.5, nu - 0.5) - 2 * betaln(0.5, nu / 2))
-    body = z * (2 * t.cdf(z, nu) - 1) + 2 * t.pdf(z, nu) * (nu + z**2) / (nu - 1)
-    return scale * (body - floor)
-
-# %% ../nbs/05a_calibration.ipynb #e935a315
-def law_log_score(
-    y: np.ndarray,  # what happened
-    mean: np.ndarray,  # location mu
-    scale: np.ndarray,  # scale sigma > 0
-    df: np.ndarray,  # degrees of freedom nu > 0
-) -> np.ndarray:  # minus the log density; less is better
-    "Logarithmic score of a Student-t law (Good 1952)."
-    from scipy.stats import t
-
-    return np.log(scale) - t.logpdf((np.asarray(y) - mean) / scale, df)
-
-# %% ../nbs/05a_calibration.ipynb #bf2bceeb
-def law_interval(
-    mean: np.ndarray,  # location mu
-    scale: np.ndarray,  # scale sigma > 0
-    df: np.ndarray,  # degrees of freedom nu
-    level: float = 0.9,  # probability inside
-) -> tuple:  # (lower, upper), same shape
-    "Central interval of a Student-t law."
-    from scipy.stats import t
-
-    _check_level(level)
-    half = np.asarray(scale) * t.ppf((1 + level) / 2, df)
-    return mean - half, mean + half
-
 # %% ../nbs/05a_calibration.ipynb #dd642373
 def sharpness(
-    forecast: Forecast,  # what was said
+    forecast: Forecast,  # what was forecast
     level: float = 0.9,  # of the interval
 ) -> pd.DataFrame:  # one row per horizon: mean width of the interval and mean standard deviation
-    "How narrow the announced laws are, in volatilities; no outcome is needed."
+    "How narrow the announced distributions are, in volatilities; no outcome is needed."
     rows = {}
     for h in forecast.horizons:
-        law = [np.asarray(getattr(forecast, q)[h], float) for q in ("mean", "scale", "df")]
-        lower, upper = law_interval(*law, level)
+        mean, scale, df = _parameters(forecast, h)
+        lower, upper = student_interval(mean, scale, df, level)
         rows[h] = {
             f"width {100 * level:g} %": np.nanmean(upper - lower),
-            "standard deviation": np.nanmean(student_uncertainty(*law[1:])),
+            "standard deviation": np.nanmean(student_uncertainty(scale, df)),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("horizon")
 
@@ -439,7 +409,7 @@ class ScoreTable:
 
 # %% ../nbs/05a_calibration.ipynb #493e90d9
 def score_table(
-    forecast: Forecast,  # what was said
+    forecast: Forecast,  # what was forecast
     targets: Targets,  # what happened
 ) -> ScoreTable:  # log score, CRPS and Brier score of the direction
     "Proper scores of every horizon that both have."
@@ -447,8 +417,8 @@ def score_table(
     for h in _shared(forecast, targets):
         o = outcomes(forecast, targets, h)
         law = o.y, o.mean, o.scale, o.df
-        out[h, "log score"] = dependent_mean(law_log_score(*law), h)
-        out[h, "CRPS"] = dependent_mean(law_crps(*law), h)
+        out[h, "log score"] = dependent_mean(-student_log_density(*law), h)
+        out[h, "CRPS"] = dependent_mean(student_crps(*law), h)
         up = np.where(np.isfinite(o.y), o.y > 0, np.nan)
         out[h, "Brier"] = dependent_mean((student_direction(*law[1:]) - up) ** 2, h)
     return ScoreTable(out)
@@ -456,16 +426,16 @@ def score_table(
 # %% ../nbs/05a_calibration.ipynb #ad41ba25
 @dataclass(frozen=True, repr=False)
 class Calibration:
-    "Factors on the scale and on the location of a law, fitted on the past."
+    "Factors on the scale and the location of a predictive distribution, fitted on the past."
 
-    scale: dict  # horizon -> factor on sigma; above 1, the law was too narrow
+    scale: dict  # horizon -> factor on sigma; above 1, it was too narrow
     shrink: dict  # horizon -> factor on mu in [0, 1]
     error: dict = field(default_factory=dict)  # horizon -> standard error of log(scale)
     outcomes: dict = field(default_factory=dict)  # horizon -> labels the fit rests on
     until: str = ""  # labels known before this session were used
 
     def apply(self, forecast: Forecast) -> Forecast:
-        "The same forecast with mended laws; positions and regimes are left alone."
+        "The same forecast, recalibrated; positions and regimes are left alone."
         missing = [h for h in forecast.horizons if h not in self.scale]
         if missing:
             raise DataError(
@@ -488,12 +458,11 @@ class Calibration:
     @classmethod
     def from_dict(cls, tree: dict) -> "Calibration":
         "The calibration that `to_dict` described."
-        return cls(
-            **{
-                k: {int(h): x for h, x in v.items()} if isinstance(v, dict) else v
-                for k, v in tree.items()
-            }
-        )
+        plain: dict[str, Any] = {
+            k: {int(h): x for h, x in v.items()} if isinstance(v, dict) else v
+            for k, v in tree.items()
+        }
+        return cls(**plain)
 
     @property
     def frame(self) -> pd.DataFrame:
@@ -586,26 +555,28 @@ def fit_calibration(
     shared: bool = False,  # one pair of factors for all horizons
     min_outcomes: int = 250,  # fewer are refused
 ) -> Calibration:  # raises DataError where too few outcomes are known in time
-    "Fit the factors of a law by likelihood on outcomes that were known in time."
+    "Fit the factors by likelihood on outcomes that were known in time."
     day = parse_day(until, "until")
     end = len(targets.sessions) if day is None else int(targets.sessions.searchsorted(day))
     horizons = _shared(forecast, targets)
-    parts = {(h,): _known_before(forecast, targets, h, end) for h in horizons}
+    parts: dict[tuple[int, ...], Outcomes] = {}
+    parts |= {(h,): _known_before(forecast, targets, h, end) for h in horizons}
     if shared:
         parts = {tuple(horizons): _side_by_side(parts.values())}
-    fits = {}
+    fits: dict[int, tuple[float, float, float, int]] = {}
     for group, o in parts.items():
         _check_enough(o, " and ".join(map(str, group)), min_outcomes)
         fits |= dict.fromkeys(group, _fit_scaling(o, max(group)))
-    columns = [{h: fit[i] for h, fit in fits.items()} for i in range(4)]
-    return Calibration(*columns, until="" if day is None else f"{day:%Y-%m-%d}")
+    scale, shrink, error = ({h: fit[i] for h, fit in fits.items()} for i in range(3))
+    counts = {h: fit[3] for h, fit in fits.items()}
+    return Calibration(scale, shrink, error, counts, "" if day is None else f"{day:%Y-%m-%d}")
 
 # %% ../nbs/05a_calibration.ipynb #4578cf99
 def check_calibratable(
     learner: object,  # a model or a forecast
     name: str = "",  # what it is called, for the message
-) -> None:  # raises DataError where it says no predictive law
-    "Whether there is a law to recalibrate; asked before a training, it saves the training."
+) -> None:  # raises DataError where it has none
+    "Whether there is a distribution to recalibrate; worth asking before a training."
     if not getattr(learner, "horizons", ()):
         raise DataError(
             f"calibrate needs a predictive law, but {name or type(learner).__name__} "
@@ -620,7 +591,7 @@ class ConformalIntervals:
 
     lower: pd.DataFrame  # sessions x symbols, in volatilities
     upper: pd.DataFrame
-    factor: pd.DataFrame  # kappa: width as a multiple of the law's own
+    factor: pd.DataFrame  # kappa: width as a multiple of the announced one
     held: pd.DataFrame  # 1 where the outcome fell inside, 0 outside, NaN unknown
     level: float  # announced coverage
     horizon: int  # sessions
@@ -662,9 +633,19 @@ def _arrivals(known, there):
     return [(row[order[a:b]], column[order[a:b]]) for a, b in zip(cuts, cuts[1:])]
 
 
+def _check_rate(rate: float, start: float) -> None:
+    "Raise DataError for a rate below 0 or a start that is not above 0"
+    if not (0 <= rate < np.inf and 0 < start < np.inf):
+        raise DataError(
+            f"rate={rate}, start={start}: use a finite rate from 0 on and a finite start above 0",
+            rule="bad rate",
+            value=(rate, start),
+        )
+
+
 def _track(score, known, group, miss, rate, start):
-    "Path of log kappa, (S, groups): one gentle step a session, by the labels heard in it."
-    S, N, G = *score.shape, int(group.max()) + 1
+    "Path of log kappa, (S, groups): one gentle step a session, by the labels known in it."
+    (S, N), G = score.shape, int(group.max()) + 1
     path, now = np.zeros((S, G)), np.full(G, np.log(start))
     for t, (row, column) in enumerate(_arrivals(known, np.isfinite(score))):
         g = group[row, column]  # the regime when it was said
@@ -676,47 +657,37 @@ def _track(score, known, group, miss, rate, start):
 
 # %% ../nbs/05a_calibration.ipynb #dde282d5
 def adaptive_conformal(
-    forecast: Forecast,  # what was said, sessions in order
+    forecast: Forecast,  # what was forecast, sessions in order
     targets: Targets,  # what happened
     level: float = 0.9,  # coverage to keep
     horizon: int = 1,  # sessions
-    rate: float = 0.3,  # eta: step of log kappa for a session of misses; 0 = the law as it is
+    rate: float = 0.3,  # eta: step of log kappa for a session of misses; 0 = as announced
     by_regime: bool = False,  # an own kappa for each dominant regime
     start: float = 1.0,  # kappa of the first session
 ) -> ConformalIntervals:  # row t rests on labels known at t or before
     "Intervals that keep their coverage in drift (Gibbs and Candès 2021; Angelopoulos et al. 2023)."
-    if not (0 <= rate < np.inf and 0 < start < np.inf):
-        raise DataError(
-            f"rate={rate}, start={start}: use a finite rate from 0 on and a finite start above 0",
-            rule="bad rate",
-            value=(rate, start),
-        )
+    _check_rate(rate, start)
     o = outcomes(forecast, targets, horizon)
-    lower, upper = law_interval(o.mean, o.scale, o.df, level)
+    lower, upper = student_interval(o.mean, o.scale, o.df, level)
     half = (upper - lower) / 2
-    score = np.abs(o.y - o.mean) / half  # 1 = at the border of the law's own
+    score = np.abs(o.y - o.mean) / half  # 1 = at the border of the announced one
     group = np.zeros(score.shape, int)
     if by_regime:
         group = np.maximum(dominant_regime(forecast).to_numpy(), 0)
     path = _track(score, o.known, group, 1 - level, rate / horizon**0.5, start)
     factor = np.exp(np.take_along_axis(path, group, 1))  # (S, N)
     held = np.where(np.isfinite(score), score <= factor, np.nan)
-    frames = (
-        o.mean - factor * half,
-        o.mean + factor * half,
-        np.where(np.isfinite(half), factor, np.nan),
-        held,
-    )
-    return ConformalIntervals(
-        *(pd.DataFrame(f, forecast.sessions, forecast.symbols) for f in frames), level, horizon
-    )
+    frame = lambda v: pd.DataFrame(v, forecast.sessions, forecast.symbols)
+    lower, upper = frame(o.mean - factor * half), frame(o.mean + factor * half)
+    shown = frame(np.where(np.isfinite(half), factor, np.nan))
+    return ConformalIntervals(lower, upper, shown, frame(held), level, horizon)
 
 # %% ../nbs/05a_calibration.ipynb #98829b3d
 def coverage_of(
     intervals: ConformalIntervals,  # what `adaptive_conformal` gave
     forecast: Forecast,  # the forecast they were made of, for its regimes
 ) -> CoverageTable:  # one level
-    "Coverage of adaptive intervals, overall and by regime, as `coverage` says it of a law."
+    "Coverage of adaptive intervals, overall and by regime, as `coverage` gives it."
     if not intervals.held.index.equals(forecast.sessions):
         raise DataError(
             "the intervals are of other sessions than the forecast: give the one they were made of",

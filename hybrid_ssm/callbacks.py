@@ -100,12 +100,12 @@ class LRFinderResult:
 
     def __repr__(self) -> str:
         try:
-            self.suggestion
+            suggestion = self.suggestion
         except TrainerError as e:
             return f"LRFinderResult({len(self.rates)} rates: {e})"
         return (
             f"LRFinderResult({len(self.rates)} rates from {self.rates[0]:.1e} to "
-            f"{self.rates[-1]:.1e}; suggested: {self.suggestion:.1e})"
+            f"{self.rates[-1]:.1e}; suggested: {suggestion:.1e})"
         )
 
     def _repr_html_(self) -> str:
@@ -146,6 +146,21 @@ def _step_at_rate(
     run.optimizer.step()
     return parts.total.item()
 
+
+def _has_risen(losses: Sequence[float], steps: int) -> bool:
+    "Whether the smoothed loss has risen by half of what it fell, and by more than noise"
+    lowest = min(losses)
+    fallen, risen = np.median(losses[: steps // 4]) - lowest, losses[-1] - lowest
+    return bool(risen > max(fallen / 2, np.ptp(losses[steps // 8 : steps // 4])))
+
+
+def _endless(
+    train: Sequences, batch_size: int, seed: int, by_date: bool, epochs: int
+) -> Iterator[np.ndarray]:
+    "The batches of one epoch after the other"
+    for epoch in range(epochs):
+        yield from plan_epoch(train, batch_size, seed, epoch, by_date)
+
 # %% ../nbs/04f_callbacks.ipynb #b0590907
 def lr_find(
     model: SequenceModel,  # left as it is
@@ -166,11 +181,7 @@ def lr_find(
     model.train()
     rates, losses, smooth = np.geomspace(low, high, steps), [], 0.0
     run = configure_optimizer(Run(model, 1, device), low, steps, "constant")
-    order = (
-        rows
-        for epoch in range(steps)
-        for rows in plan_epoch(train, batch_size, seed, epoch, by_date)
-    )
+    order = _endless(train, batch_size, seed, by_date, steps)
     for i, (rate, rows) in enumerate(zip(rates, order)):
         batch = take_batch(train, rows, device)
         total = _step_at_rate(run, rate, batch, loss, i, micro_batch, precision)
@@ -178,8 +189,7 @@ def lr_find(
         if not np.isfinite(smooth):
             break
         losses.append(smooth / (1 - 0.9 ** (i + 1)))
-        fallen, risen = np.median(losses[: steps // 4]) - min(losses), losses[-1] - min(losses)
-        if i > steps // 2 and risen > max(fallen / 2, np.ptp(losses[steps // 8 : steps // 4])):
+        if i > steps // 2 and _has_risen(losses, steps):
             break
     return LRFinderResult(rates[: len(losses)], np.array(losses))
 
@@ -469,7 +479,8 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     try:
         with safe_open(path, framework="pt") as f:
-            tensors, header = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
+            names, header = f.keys(), f.metadata() or {}
+            tensors = {k: f.get_tensor(k) for k in names}
     except (SafetensorError, OSError, UnicodeDecodeError) as e:
         raise TrainerError(f"'{path}' cannot be read ({e}): remove it and start again") from e
     if "run" not in header or header.get("sha256") != _digest(tensors, header["run"]):

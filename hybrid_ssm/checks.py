@@ -302,7 +302,7 @@ class Checks:
     footer: int = 0  # lines at the end that are no data
     missing: Sequence[str] = ()  # further texts that stand for 'no value'
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_rule_names(self)
         _check_formats(self)
         if self.timezone is not None:
@@ -981,10 +981,9 @@ def _stale_failures(
     others = 1 - (same.sum(axis=1) - 1) / np.maximum(seen.sum(axis=1) - 1, 1)  # that move
     for c in np.flatnonzero(same.sum(axis=0) >= longest - 1):
         rows = np.flatnonzero(seen[:, c])
-        edges = np.flatnonzero(np.diff(np.r_[0, same[rows, c].astype(int), 0]))
-        for a, b in edges.reshape(-1, 2):
-            alone = close.shape[1] == 1 or others[rows[a:b]].mean() > 0.5
-            if b - a + 1 >= longest and alone:
+        edges = np.flatnonzero(np.diff(np.r_[0, same[rows, c].astype(int), 0])).reshape(-1, 2)
+        for a, b in edges[edges[:, 1] - edges[:, 0] + 1 >= longest]:
+            if close.shape[1] == 1 or others[rows[a:b]].mean() > 0.5:
                 symbol, day = bars.symbols[c], bars.sessions[rows[b - 1]]
                 found.append(Failure("stale run", symbol, day, "close", int(b - a + 1), remedy))
     return found
@@ -1039,13 +1038,13 @@ _WARNING_RULES = (
 def _findings(
     bars: Bars,
     checks: Checks,
-    noted: bool,  # also look for what only can be a warning
+    all_rules: bool,  # also those that can only give a warning
     rank: Callable[[Failure], int] | None = None,  # the lowest of a cell is kept; None = errors
 ) -> list[Failure]:  # one of each cell, in the order in which they were found
     steps = _steps(bars)
     rank = (lambda f: not checks.refuses(f.rule)) if rank is None else rank
     kept: dict[tuple, Failure] = {}
-    for check in _ERROR_RULES + (_WARNING_RULES if noted else ()):
+    for check in _ERROR_RULES + (_WARNING_RULES if all_rules else ()):
         for f in check(bars, steps, checks):
             cell = (f.symbol, f.session, f.column, f.rule if f.session is None else None)
             if cell not in kept or rank(f) < rank(kept[cell]):  # a warning never hides an error
@@ -1067,8 +1066,8 @@ def data_warnings(
     bars: Bars,  # any bars
     checks: Checks | None = None,  # how strictly; or by keywords
     **options: Any,  # calendar, accept, now: see Checks
-) -> list[Failure]:  # what a load accepts, but counts on the face
-    "What is odd in these bars and yet possible."
+) -> list[Failure]:  # what a load accepts and counts
+    "What is odd in these bars but possible."
     checks = as_checks(checks, options)
     return [f for f in _findings(bars, checks, True) if not checks.refuses(f.rule)]
 
@@ -1236,14 +1235,14 @@ class LeadLagCheck:
             return f"same dates, but {first} closes before {second}: lag it by a session"
         return "same dates"
 
-    def __str__(self):
+    def __str__(self) -> str:
         parts = [f"{c:+.3f} ± {s:.3f}" for c, s in zip(self.correlation, self.se, strict=True)]
         return (
             f"{self.names[0]} / {self.names[1]}: lag -1 {parts[0]}, lag 0 {parts[1]}, "
             f"lag +1 {parts[2]} ({self.n:,} sessions): {self.verdict}"
         )
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         cells = "".join(
             f"<tr><td>{k:+d}</td><td>{c:+.3f} ± {s:.3f}</td></tr>"
             for k, c, s in zip((-1, 0, 1), self.correlation, self.se, strict=True)

@@ -86,7 +86,7 @@ def write_atomic(
     | str
     | Callable[[Path], object],  # or a function that writes to the path it gets
 ) -> Path:  # the same path
-    "Write a file so that whoever looks finds the old one or the new one, never a part."
+    "Write a file so that a reader finds the old one or the new one, never a part of it."
     path = Path(path)
     draft = path.with_name(f".{secrets.token_hex(8)}.part")
     try:

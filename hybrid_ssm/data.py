@@ -263,10 +263,10 @@ def date_fault(
     if index.tz is not None:
         return f"have the time zone {index.tz}, sessions have none: {name}.tz_localize(None)"
     if len(timed := index[index != index.normalize()]):
-        return (
-            f"have a time of day, {timed[0]}, sessions have none: "
-            f"{name}.set_axis({name}.index.normalize())"
-        )
+        days = f"{name}.set_axis({name}.index.normalize())"
+        if index.normalize().has_duplicates:
+            days = f"{name}.groupby({name}.index.normalize()).last()"
+        return f"have a time of day, {timed[0]}, and a session is a date at midnight: {days}"
     if index.has_duplicates:
         return (
             f"have several rows for {index[index.duplicated()][0]:%Y-%m-%d}: keep one, e.g. "
@@ -476,7 +476,7 @@ def _symbols_option(
 # %% ../nbs/00_data.ipynb #choosesy
 def choose_symbols(
     symbols: Symbols,  # None = all of `known`
-    known: Iterable[str] | None,  # names that exist; None = nobody knows
+    known: Iterable[str] | None,  # names that exist; None = not known
 ) -> list[str]:  # raises DataError on an unknown, repeated or absent name
     "The names that were asked for, each of them known and named once."
     if symbols is None:

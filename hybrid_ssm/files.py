@@ -882,11 +882,11 @@ def _join_header_rows(
     )
     return _stack_fields(body.iloc[:, 1:].set_axis(columns, axis=1), body.iloc[:, 0].to_numpy())
 
-# %% ../nbs/00c_files.ipynb #4804131e
+# %% ../nbs/00c_files.ipynb #f2075ce9
 def _two_levels(
     frame: pd.DataFrame,  # columns of two levels, fields and symbols
 ) -> pd.DataFrame:  # long
-    def is_date(i, c):
+    def is_date(i: int, c: Any) -> bool:
         plain = not isinstance(frame.index, pd.DatetimeIndex) and not any(frame.index.names)
         return "date" in map(_field_name, c) or (i == 0 and plain)
 

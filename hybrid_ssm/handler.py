@@ -343,7 +343,7 @@ class FinancialDataHandler:
     training_start, training_end : first and last session, both included.
     source : 'sample', 'yahoo' or a file; see `load_bars`.
     bars : bars already loaded; then symbols, dates and source are not used.
-    features : names from `FEATURES`, 'all', or the name of a family.
+    features : names from `FEATURES`, 'all', a family, or `Feature` objects of your own.
     horizons : sessions ahead; the first must be 1.
     costs : one-way fraction of the notional, for all or by symbol; None = the instrument table.
 
@@ -361,7 +361,7 @@ class FinancialDataHandler:
         source: object = "sample",  # 'sample', 'yahoo' or a file; see `load_bars`
         bars: Bars
         | None = None,  # bars already loaded; then symbols, dates and source are not used
-        features: FeatureChoice = DEFAULT_FEATURES,  # names, a family, 'all', or your own `Feature`s
+        features: FeatureChoice = DEFAULT_FEATURES,  # names, 'all', a family, or `Feature`s
         horizons: Sequence = HORIZONS,  # sessions ahead; the first must be 1
         costs: Costs = None,  # one-way fraction of notional; None = instrument table
     ):  # raises DataError

@@ -7,8 +7,8 @@ __all__ = ['LIQUIDITY', 'dollar_volume', 'turnover', 'volume_shock', 'volume_tre
            'volume_persistence', 'amihud', 'amihud_asymmetry', 'amivest', 'martin', 'range_impact', 'kyle_lambda',
            'second_slope', 'pastor_stambaugh', 'llorente', 'roll_spread', 'zero_returns', 'edge_spread',
            'corwin_schultz', 'abdi_ranaldo', 'fht_spread', 'buy_share', 'vpin', 'bulk_imbalance', 'up_volume',
-           'return_volume_correlation', 'close_position', 'close_location', 'accumulation', 'by_symbol',
-           'market_amihud', 'liquidity_commonality', 'market_zero_returns']
+           'return_volume_correlation', 'close_position', 'close_location', 'by_symbol', 'market_amihud',
+           'liquidity_commonality', 'market_zero_returns']
 
 # %% ../nbs/01c_liquidity.ipynb #15abee34
 from collections.abc import Callable
@@ -24,6 +24,7 @@ from hybrid_ssm.features import (
     rolling_std,
     rolling_sum,
 )
+from .technical import chaikin
 
 # %% ../nbs/01c_liquidity.ipynb #4caef93d
 _TRADED, _HLC = ("close", "volume"), ("close", "high", "low")
@@ -808,23 +809,13 @@ _CLOSE_LOCATION = Feature(
 )
 
 # %% ../nbs/01c_liquidity.ipynb #26693808
-def accumulation(
-    series: SymbolSeries,  # one symbol
-    sessions: int,  # look-back
-) -> np.ndarray:  # (n,) in [-1, 1]
-    "Mean position of the close in the range, weighted by volume."
-    volume = series.columns["volume"]
-    flow = rolling_sum(close_position(series) * volume, sessions)
-    return flow / rolling_sum(volume, sessions)
-
-
-_ACCUMULATION = Feature(
+_MONEY_FLOW = Feature(
     "money_flow_63",
     "liquidity",
     63,
     "accumulation or distribution over a quarter, -1 to 1",
     "Chaikin, as in Achelis (2000)",
-    partial(accumulation, sessions=63),
+    partial(chaikin, sessions=63),
     inputs=("close", "high", "low", "volume"),
 )
 
@@ -961,7 +952,7 @@ LIQUIDITY: tuple[Feature, ...] = (  # in the order of FEATURES: new ones come la
     *_UP_VOLUME,
     *_RETURN_VOLUME_CORRELATION,
     _CLOSE_LOCATION,
-    _ACCUMULATION,
+    _MONEY_FLOW,
     _MARKET_AMIHUD,
     _LIQUIDITY_COMMONALITY,
     _MARKET_ZERO_RETURNS,

@@ -134,7 +134,7 @@ class Run:
 
     @property
     def eval_model(self) -> Any:  # a `SequenceModel`
-        "What is validated and kept: the model with averaged weights if there is one, else the model."
+        "What is validated and kept: the model with averaged weights, if any, else the model."
         return self.model if self.average is None else self.average.module
 
     def parameters(self) -> list[nn.Parameter]:
@@ -153,6 +153,14 @@ class Run:
                 f"the gradient of step {self.step} is no number: lower the learning "
                 "rate or look at the objective; the weights are those before it"
             )
+
+    def finish_step(self, loss: Tensor) -> None:
+        "Move the weights by the clipped gradient, and the learning rate by its schedule."
+        self.clip_gradients()
+        self.optimizer.step()
+        self.schedule.step()
+        self.losses.append(loss.item())
+        self.step += 1
 
 # %% ../nbs/04e_loop.ipynb #09ad2b50
 class Callback:
@@ -453,8 +461,8 @@ def fit(
 ) -> History:  # one row per epoch
     "Train a model: the whole loop."
     with _callbacks_around(run, callbacks):
-        for run.epoch in range(run.epoch, run.epochs):
-            began = time.perf_counter()
+        for epoch in range(run.epoch, run.epochs):
+            run.epoch, began = epoch, time.perf_counter()
             plan = plan_epoch(train, batch_size, run.seed, run.epoch, by_date)
             for rows in plan[run.step - run.epoch * len(plan) :]:
                 if _should_stop(run, accelerator):
@@ -464,11 +472,7 @@ def fit(
                 run.begin_step()
                 seed = _step_seed(run, accelerator)
                 parts = gradients(run.model, batch, loss, micro_batch, seed, precision, accelerator)
-                run.clip_gradients()
-                run.optimizer.step()
-                run.schedule.step()
-                run.losses.append(parts.total.item())
-                run.step += 1
+                run.finish_step(parts.total)
                 call(callbacks, "after_step", run)
             record(run, evaluate(run.eval_model, valid, loss, batch_size, run.device), began)
             call(callbacks, "after_epoch", run)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRIOR_SESSIONS', 'LEAST_VARIANCE', 'MOST_EVIDENCE', 'previous', 'close_groups', 'as_known', 'drifted',
            'no_trade_band', 'rotated', 'decorrelated', 'correlations', 'portfolio_variance', 'variance_correction',
-           'realised_variance', 'volatility_scale', 'check_table', 'table_rows']
+           'realised_variance', 'volatility_scale']
 
 # %% ../nbs/01j_sizing.ipynb #0326c330
 import sys
@@ -13,11 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from .core import did_you_mean
 from .costs import Array
-from .data import Bars, DataError
+from .data import DataError
 
 # %% ../nbs/01j_sizing.ipynb #db1c63f3
 def previous(
@@ -240,129 +238,3 @@ def volatility_scale(
         last = xp.where(v > 0, 1 / xp.sqrt(xp.where(v > 0, v, 1.0)), last)
         out.append(last)
     return xp.stack(out) if out else variance
-
-# %% ../nbs/01j_sizing.ipynb #586e3af3
-def _undated(index: pd.Index, name: str) -> str:
-    "What is wrong with an index that has no dates, and the remedy."
-    if isinstance(index, pd.PeriodIndex):
-        if index.freqstr == "D":
-            return f"are dated by periods: {name}.set_axis({name}.index.to_timestamp())"
-        return (
-            f"are dated by periods such as {index[0]}, not by the session that decides: for "
-            f"its last one, {name}.set_axis(pd.Series(bars.sessions).groupby("
-            f"bars.sessions.to_period('{index.freqstr}')).max()[{name}.index])"
-        )
-    if not pd.api.types.is_numeric_dtype(index):
-        dates = f"{name}.set_axis(pd.to_datetime({name}.index))"
-        return f"are dated by text or objects ({index[0]!r}): {dates}"
-    if index.min() > 19000000:
-        dates = f"{name}.set_axis(pd.to_datetime({name}.index.astype(str)))"
-        return f"have numbers such as {index[0]} for dates: {dates}"
-    return (
-        "are numbered, not dated: if the rows are the sessions of the bars, "
-        f"{name}.set_axis(bars.sessions)"
-    )
-
-# %% ../nbs/01j_sizing.ipynb #864dbbb3
-def _date_fault(index: pd.Index, name: str) -> str:
-    "What is wrong with the dates of a table, and the remedy; '' = nothing."
-    if not isinstance(index, pd.DatetimeIndex):
-        return _undated(index, name)
-    if index.hasnans:
-        return f"have no date in row {np.flatnonzero(index.isna())[0]}: date it, or drop it"
-    if index.tz is not None:
-        return f"have the time zone {index.tz}, sessions have none: {name}.tz_localize(None)"
-    timed = index[index != index.normalize()]
-    if len(timed):
-        days = f"{name}.set_axis({name}.index.normalize())"
-        return f"have a time of day, {timed[0]}, sessions have none: {days}"
-    if index.has_duplicates:
-        return (
-            f"have several rows for {index[index.duplicated()][0]:%Y-%m-%d}: keep one, such as "
-            f"{name}[~{name}.index.duplicated(keep='last')]"
-        )
-    late = index[1:][index[1:] < index[:-1]]
-    if len(late):
-        return f"are not in order, {late[0]:%Y-%m-%d} follows a later date: {name}.sort_index()"
-    return ""
-
-# %% ../nbs/01j_sizing.ipynb #09b303ca
-def _shape_fault(table: Any, name: str) -> str:
-    "What keeps something from being a table of sessions x symbols, and the remedy; '' = nothing."
-    shape = "sessions x symbols, such as"
-    if isinstance(getattr(table, "index", None), pd.MultiIndex) or isinstance(
-        getattr(table, "columns", None), pd.MultiIndex
-    ):
-        return (
-            "have an index of several levels: one row per session and one column per symbol, "
-            f"such as {name}['value'].unstack('symbol')"
-        )
-    if isinstance(table, pd.Series):
-        return f"are a Series: give a DataFrame, {shape} {name}.to_frame('SPY')"
-    if not isinstance(table, pd.DataFrame):
-        kind = type(table).__name__
-        return (
-            f"are a {kind}: give a DataFrame, {shape} "
-            "pd.DataFrame(values, bars.sessions, bars.symbols)"
-        )
-    if not table.size:
-        none = "row" if not len(table) else "column"
-        return f"are empty, they have no {none}: give at least one session and one symbol"
-    return ""
-
-
-def check_table(
-    table: Any,  # what should be a table, sessions x symbols
-    name: str,  # what a message calls it, such as 'weights'
-) -> None:  # raises DataError with the remedy
-    "Refuse what is no table of numbers with a row per session and a column per symbol."
-    if fault := _shape_fault(table, name) or _date_fault(table.index, name):
-        raise DataError(f"{name} {fault}")
-    for twice in table.columns[table.columns.duplicated()][:1]:
-        total = f"{name}.T.groupby(level=0).sum().T"
-        raise DataError(
-            f"{name} have several columns '{twice}': keep one, or add them up with {total}",
-            symbol=twice,
-        )
-    for column, kind in table.dtypes.items():
-        if not pd.api.types.is_numeric_dtype(kind) or kind.kind == "c":
-            raise DataError(
-                f"{name} of '{column}' are of type {kind}, not numbers: {name}.astype(float)",
-                symbol=column,
-            )
-
-# %% ../nbs/01j_sizing.ipynb #b58b41e8
-def table_rows(
-    table: pd.DataFrame,  # a table that `check_table` accepts
-    bars: Bars,  # the market it belongs to
-    name: str,  # what a message calls it, such as 'weights'
-    gaps: str | None = None,  # remedy where a session in between has no row; None = allowed
-) -> np.ndarray:  # position of each row in the sessions of the bars; raises DataError
-    "Where the rows of a table stand in the bars, which must have all its symbols and sessions."
-    if not isinstance(bars, Bars):
-        raise DataError(
-            f"bars are a {type(bars).__name__}, not Bars: a table of closes becomes "
-            "Bars(close=prices), a file load_bars(source=path)"
-        )
-    for column in table.columns.difference(bars.symbols, sort=False)[:1]:
-        if not isinstance(column, str):
-            raise DataError(
-                f"{name} have a column {column!r} ({type(column).__name__}), no symbol: {name}."
-                f"set_axis([...], axis=1) with names of the bars, such as '{bars.symbols[0]}'",
-                value=column,
-            )
-        known = did_you_mean(column, bars.symbols)
-        text = f"{name} name '{column}', which the bars do not have: {known}"
-        raise DataError(text, symbol=column)
-    rows = bars.sessions.get_indexer(table.index)
-    span = f"{bars.sessions[0]:%Y-%m-%d} to {bars.sessions[-1]:%Y-%m-%d}"
-    for day in table.index[rows < 0][:1]:
-        raise DataError(
-            f"{name} have a row for {day:%Y-%m-%d}, which is no session of the bars ({span}): "
-            "date a row by the session that decides it"
-        )
-    for t in np.flatnonzero(np.diff(rows) != 1)[:1] if gaps else []:
-        raise DataError(
-            f"{name} have no row for session {bars.sessions[rows[t] + 1]:%Y-%m-%d}{gaps}"
-        )
-    return rows

@@ -109,7 +109,7 @@ def _sample_tables() -> dict[str, pd.DataFrame]:  # name -> frame over all sampl
     closes.index = pd.DatetimeIndex(closes.index).as_unit("us").rename(None)
     closes.columns = closes.columns.astype(object).rename(None)
 
-    def wide(name):
+    def wide(name: str) -> pd.DataFrame:
         return (
             pd.DataFrame({s: f[name] for s, f in ohlcv.items()})
             .reindex(index=closes.index, columns=closes.columns)

@@ -17,18 +17,31 @@ import secrets
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from .data import Bars, DataError, Day, Failure, Instruments, choose_symbols, parse_day
-from .core import sync_folder, write_atomic
+from hybrid_ssm.core import (
+    sync_folder,
+    write_atomic,
+)
+from hybrid_ssm.data import (
+    Bars,
+    DataError,
+    Day,
+    Failure,
+    Instruments,
+    Symbols,
+    choose_symbols,
+    parse_day,
+)
 from hybrid_ssm.sources import (
     DELISTED,
     RAW_COLUMNS,
@@ -45,6 +58,8 @@ class StoreError(DataError):
 
 # %% ../nbs/00e_store.ipynb #75e2ec71
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+
+
 _RESERVED = re.compile(r"CON|PRN|AUX|NUL|COM\d|LPT\d")  # devices on Windows, with any suffix
 
 
@@ -65,6 +80,8 @@ def file_stem(
 
 # %% ../nbs/00e_store.ipynb #93ad067c
 _BUSY = "locked by another process"
+
+
 _ANSWERS = {  # primary result codes of SQLite -> rule, remedy
     5: (_BUSY, "wait until it is done, or raise lock_timeout"),
     8: ("cannot be written", "check the permissions of the folder"),
@@ -72,6 +89,8 @@ _ANSWERS = {  # primary result codes of SQLite -> rule, remedy
     14: ("cannot be opened", "check the path and the permissions of the folder"),
 }
 _ANSWERS |= {6: _ANSWERS[5], 15: _ANSWERS[5]}
+
+
 _CLEAR = "restore the folder from a copy, or clear() the store and load again"
 
 
@@ -86,7 +105,7 @@ class Database(sqlite3.Connection):
         except sqlite3.Error as error:
             raise self._explained(error) from error
 
-    def _explained(self, error):
+    def _explained(self, error: BaseException) -> StoreError:
         code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
         rule, remedy = _ANSWERS.get(code, ("database is damaged", _CLEAR))
         return StoreError(Failure(rule, value=f"{self.path} ({error})", remedy=remedy))
@@ -133,14 +152,16 @@ def _write_mark(
 def _exists(
     path: Path,  # of the database
     mark: int,  # as it was read before
-) -> bool:  # raises StoreError where only the traces of a database are left
+) -> bool:  # raises StoreError where the database is gone and its other files are left
     traces = mark or Path(f"{path}-wal").exists()
     if not path.exists() and traces:
         raise StoreError(Failure("database is missing", value=str(path), remedy=_CLEAR))
     return path.exists()
 
 # %% ../nbs/00e_store.ipynb #ac43c48a
-_APPLICATION, _SCHEMA = 0x68737331, 1  # in the header of the file: whose it is, and its layout
+_APPLICATION, _SCHEMA = 0x68737331, 1  # in the header of the file: the application, and its layout
+
+
 _TABLES = (
     "CREATE TABLE versions (id INTEGER PRIMARY KEY, symbol BLOB, version INTEGER, sha256 TEXT, "
     "rows INTEGER, first TEXT, last TEXT, complete TEXT, currency TEXT, split_adjusted INTEGER, "
@@ -148,12 +169,14 @@ _TABLES = (
     "content BLOB)",
     "CREATE TABLE state (changes INTEGER, seal TEXT)",
 )
+
+
 _PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "cell_size_check": 1, "trusted_schema": 0}
 
 
 def _seal(
     changes: int,  # made so far
-    rows: Sequence,  # all facts
+    rows: Sequence[tuple],  # all facts
 ) -> str:  # hexadecimal
     return _digest(json.dumps([changes, rows], default=bytes.hex).encode())
 
@@ -172,7 +195,7 @@ def _empty_database() -> bytes:  # of a file, with tables and no rows
         database.close()
         return database.path.read_bytes()
 
-
+# %% ../nbs/00e_store.ipynb #9c569f48
 def create_database(
     path: Path,  # its folder is made if it does not exist
 ) -> None:  # raises StoreError
@@ -203,7 +226,7 @@ def create_database(
 
 # %% ../nbs/00e_store.ipynb #b1a08d8a
 def _check_settings(
-    database: Database,
+    database: Database,  # just opened
     settings: Mapping,  # name -> value
 ) -> None:  # raises StoreError where one is not accepted
     for name, wanted in settings.items():
@@ -218,9 +241,9 @@ def _check_settings(
                 )
             )
 
-
+# %% ../nbs/00e_store.ipynb #a52224aa
 def _check_layout(
-    database: Database,
+    database: Database,  # just opened
 ) -> None:  # raises StoreError on another layout
     version = database.ask("PRAGMA user_version")[0][0]
     if version > _SCHEMA:
@@ -242,11 +265,11 @@ def _check_layout(
             )
         )
 
-
+# %% ../nbs/00e_store.ipynb #d3664208
 def _begin(
     path: Path,  # of a database that exists
-    timeout: float,
-    write: bool,
+    timeout: float,  # seconds
+    write: bool,  # True = be the only writer
 ) -> Database:  # inside a transaction
     until, mode, settings = time.monotonic() + timeout, "rw", _PRAGMAS
     if not os.access(path.parent, os.W_OK) and not Path(f"{path}-wal").exists():
@@ -272,14 +295,14 @@ def transaction(
     path: Path,  # of a database that exists
     timeout: float = 120.0,  # seconds to wait for other writers
     write: bool = False,  # True = be the only writer
-) -> Iterator:  # Database; raises StoreError
+) -> Iterator[Database]:  # raises StoreError
     "Everything that is done inside, or nothing of it."
     database = _begin(path, timeout, write)
     try:
         yield database
         database.ask("COMMIT")
     finally:
-        database.close()  # takes back what was not committed
+        database.close()  # what was not committed is undone
 
 # %% ../nbs/00e_store.ipynb #20b18a21
 _COLUMNS = (
@@ -300,20 +323,24 @@ _COLUMNS = (
     "why",
     "final",
 )
+
+
 _FACTS = f"SELECT {', '.join(_COLUMNS)} FROM versions ORDER BY id"  # all but the content
 
 
-def _by_symbol(
-    rows: Sequence,  # all facts
-) -> dict:  # symbol -> facts
-    return {r[1].decode("utf-8", "surrogatepass"): dict(zip(_COLUMNS, r)) for r in rows}
+def _facts_by_symbol(
+    rows: Sequence[tuple],  # all facts
+) -> dict[str, dict]:  # symbol -> facts
+    return {
+        r[1].decode("utf-8", "surrogatepass"): dict(zip(_COLUMNS, r, strict=True)) for r in rows
+    }
 
 
 def read_index(
     database: Database,  # inside a transaction
     mark: int = 0,  # changes that must be there
-) -> dict:  # symbol -> facts; raises StoreError
-    "What is stored, if its seal is sound and no change was lost."
+) -> dict[str, dict]:  # symbol -> facts; raises StoreError
+    "What is stored, if its checksum fits and no change was lost."
     rows, state = database.ask(_FACTS), database.ask("SELECT changes, seal FROM state")
     if len(state) != 1 or _seal(state[0][0], rows) != state[0][1]:
         raise StoreError(Failure("index is damaged", value=str(database.path), remedy=_CLEAR))
@@ -325,13 +352,13 @@ def read_index(
                 remedy=f"{_CLEAR}; or remove the -mark file to go on without them",
             )
         )
-    return _by_symbol(rows)
+    return _facts_by_symbol(rows)
 
 # %% ../nbs/00e_store.ipynb #54c97e58
 def _facts_of(
-    raw: RawBars,
+    raw: RawBars,  # one symbol
     content: bytes,  # its table as a Parquet file
-) -> dict:  # column -> value
+) -> dict[str, Any]:  # column -> value
     seen = raw.table["date"][raw.table["close"].notna()]
     gap = adjustment_gap(raw)
     return {
@@ -349,25 +376,32 @@ def _facts_of(
 
 def _put(
     database: Database,  # inside a transaction
-    symbol: str,
+    symbol: str,  # any text
     facts: Mapping,  # column -> value
     content: bytes,  # a Parquet file
 ) -> None:
-    new = {"id": None, "version": 1, "restated": 0, "revised": 0, "why": "", "final": False}
+    new: dict[str, Any] = {
+        "id": None,
+        "version": 1,
+        "restated": 0,
+        "revised": 0,
+        "why": "",
+        "final": False,
+    }
     new |= {n: v for n, v in facts.items() if n in _COLUMNS}
     new |= {"symbol": symbol.encode("utf-8", "surrogatepass"), "content": content}
     database.ask(
         f"INSERT OR REPLACE INTO versions ({', '.join(new)}) VALUES (:{', :'.join(new)})", new
     )
 
-
+# %% ../nbs/00e_store.ipynb #d1be51ed
 def write_raw(
     database: Database,  # inside a transaction that seals it, see `changing`
     index: Mapping,  # symbol -> facts, as they are there
     raw: RawBars,  # the new state of one symbol
-    **history,  # restated, revised, why: what happened to the symbol so far
-) -> dict:  # its facts
-    "Store one symbol in the place of its last version."
+    **history: Any,  # restated, revised, why: what happened to the symbol so far
+) -> dict[str, Any]:  # its facts
+    "Store one symbol in place of its last version."
     buffer, old = io.BytesIO(), index.get(raw.symbol, {})
     raw.table[list(RAW_COLUMNS)].to_parquet(buffer, index=False)
     facts = _facts_of(raw, buffer.getvalue()) | history
@@ -377,7 +411,7 @@ def write_raw(
 
 # %% ../nbs/00e_store.ipynb #053d2b41
 def _intact(
-    content: bytes,
+    content: Any,  # what was found where the bytes should be
     facts: Mapping,  # from the index
 ) -> bool:
     return isinstance(content, bytes) and _digest(content) == facts["sha256"]
@@ -411,7 +445,7 @@ def read_raw(
 # %% ../nbs/00e_store.ipynb #aad6e939
 def _old_manifest(
     folder: Path,  # of one source
-) -> dict:  # symbol -> facts; empty where there is nothing old; raises StoreError
+) -> dict[str, dict]:  # symbol -> facts; empty where there is nothing old; raises StoreError
     path, remedy = folder / "manifest.json", "restore it from a copy, or clear() the store"
     if not path.exists():
         if any(folder.glob("*.parquet")):
@@ -430,18 +464,17 @@ def _old_manifest(
 def adopt_folder(
     database: Database,  # empty, inside a transaction
     folder: Path,  # of one source
-    without: Sequence[str] = (),  # symbols that are not wanted
-) -> list:  # paths of the files that are no longer needed; raises StoreError
+    without: Iterable[str] = (),  # symbols that are not wanted
+) -> list[Path]:  # paths of the files that are no longer needed; raises StoreError
     "Take over what an earlier version of this package has stored."
     files = _old_manifest(folder)
     paths = {s: folder / f"{file_stem(s)}.{f['sha256'][:16]}.parquet" for s, f in files.items()}
     for symbol in files.keys() - set(without):
-        path, fault = paths[symbol], "checksum does not match"
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            content, fault = None, "file is missing"
-        if not _intact(content, files[symbol]):
+        path = paths[symbol]
+        there = path.is_file()
+        content = path.read_bytes() if there else b""
+        if not there or not _intact(content, files[symbol]):
+            fault = "checksum does not match" if there else "file is missing"
             remedy = f"restore the file, or clear('{symbol}') to go on without it"
             raise StoreError(Failure(fault, symbol, value=path.name, remedy=remedy))
         _put(database, symbol, files[symbol], content)
@@ -452,17 +485,17 @@ def adopt_folder(
 def changing(
     path: Path,  # of the database; made if it does not exist
     timeout: float = 120.0,  # seconds to wait for other writers
-    without: Sequence[str] = (),  # symbols of an old folder that are not wanted
-) -> Iterator:  # (Database, symbol -> facts); raises StoreError
+    without: Iterable[str] = (),  # symbols of an old folder that are not wanted
+) -> Iterator[tuple[Database, dict[str, dict]]]:  # with symbol -> facts; raises StoreError
     "Change what is stored: everything that is done inside, or nothing of it."
     create_database(path)
     mark = _read_mark(path)
     with transaction(path, timeout, write=True) as database:
-        index, old = read_index(database, mark), []
+        index, old = read_index(database, mark), list[Path]()
         changes = 1 + database.ask("SELECT changes FROM state")[0][0]
         if changes == 1:
             old = adopt_folder(database, path.parent, without)
-            index = _by_symbol(database.ask(_FACTS))
+            index = _facts_by_symbol(database.ask(_FACTS))
         yield database, index
         seal = _seal(changes, database.ask(_FACTS))
         database.ask("UPDATE state SET changes=?, seal=?", [changes, seal])
@@ -474,8 +507,8 @@ def changing(
 @contextmanager
 def reading(
     path: Path,  # of the database
-    timeout: float = 120.0,  # seconds to wait for a writer of the first moment
-) -> Iterator:  # (Database or None, symbol -> facts); raises StoreError
+    timeout: float = 120.0,  # seconds to wait for a writer that creates the database
+) -> Iterator[tuple[Database | None, dict[str, dict]]]:  # with symbol -> facts; raises StoreError
     "Look at one state of what is stored; nothing where nothing was stored yet."
     mark = _read_mark(path)
     if not mark and _old_manifest(path.parent):
@@ -494,7 +527,7 @@ def symbol_lock(
     folder: Path,  # of one source
     symbol: str,  # any text but ''
     timeout: float = 120.0,  # seconds to wait
-) -> Iterator:  # raises StoreError when the time is up
+) -> Iterator[None]:  # raises StoreError when the time is up
     "Be the only one that fetches a symbol."
     path, until = folder / "fetching" / file_stem(symbol), time.monotonic() + timeout
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -532,8 +565,8 @@ def past_changed(
     return f"split on {later[0]:%Y-%m-%d}" if len(later) and new.split_adjusted else ""
 
 # %% ../nbs/00e_store.ipynb #c9711ef0
-def _joined(
-    old: RawBars,
+def _append_sessions(
+    old: RawBars,  # as it was stored
     new: RawBars,  # agrees with `old` where they overlap
 ) -> RawBars:
     kept = old.table[old.table["date"] < new.table["date"].min()]
@@ -562,19 +595,21 @@ def revised_closes(
     return int(((a - b).abs() > 1e-4).sum())
 
 # %% ../nbs/00e_store.ipynb #769a833d
-def _newest(
-    fetch: Callable,  # (symbol, start=None) -> RawBars
-    symbol: str,
+def _fetch_news(
+    fetch: Callable[..., RawBars],  # (symbol, start=None)
+    symbol: str,  # any text
     old: RawBars | None,  # as stored
     overlap: int,  # sessions to compare
-) -> tuple:  # RawBars, why the past was fetched again or '', how many revised price changes
+) -> tuple[
+    RawBars, str, int
+]:  # why the past was fetched again or '', how many revised price changes
     if old is None:
         return fetch(symbol), "", 0
     seen = old.table["date"][old.table["close"].notna()]
     try:
         new = fetch(symbol, seen.iloc[-min(overlap, len(seen))])
         if not (why := past_changed(old, new)):
-            return _joined(old, new), "", 0
+            return _append_sessions(old, new), "", 0
         whole = fetch(symbol)
     except DataError as error:
         if error.rule not in ("unknown symbol", "no data in range"):
@@ -588,13 +623,13 @@ def _yesterday() -> pd.Timestamp:  # by the clock of Greenwich
     return pd.Timestamp.now("UTC").tz_localize(None).normalize() - pd.Timedelta(days=1)
 
 
-def _lacks(
+def _needs_update(
     last: pd.Timestamp | None,  # the day that is wanted; None = yesterday
     hours: float,  # an open end is asked for that often
-) -> Callable:  # facts or None -> must the source be asked?
+) -> Callable[[dict | None], bool]:  # facts -> True = the source must be asked
     now, yesterday = pd.Timestamp.now("UTC").tz_localize(None), _yesterday()
 
-    def lacks(facts):
+    def lacks(facts: dict | None) -> bool:
         if facts is None or facts["final"]:
             return facts is None
         age = now - pd.Timestamp(facts["fetched"][:-1])
@@ -605,33 +640,33 @@ def _lacks(
     return lacks
 
 # %% ../nbs/00e_store.ipynb #94fe52ef
-def _stored(
+def _read_symbol(
     database: Database | None,  # inside a transaction
     index: Mapping,  # symbol -> facts
-    symbol: str,
+    symbol: str,  # any text
 ) -> RawBars:  # raises DataError where it is not there, StoreError where it is damaged
-    if symbol not in index:
+    if database is None or symbol not in index:
         raise DataError(Failure("not in the store", symbol, remedy="load it once online"))
     raw = read_raw(database, symbol, index[symbol])
     return replace(raw, complete=_yesterday()) if index[symbol]["final"] else raw
 
-
-def _renewed(
-    store,  # SnapshotStore
-    symbol: str,
+# %% ../nbs/00e_store.ipynb #eadb787f
+def _fetch_and_store(
+    store: "SnapshotStore",
+    symbol: str,  # any text
     refresh: bool = False,  # True = the whole symbol again
-    needed: Callable = lambda facts: True,  # must the source be asked?
-) -> tuple:  # RawBars, facts; raises DataError
+    needed: Callable = lambda facts: True,  # facts -> must the source be asked?
+) -> tuple[RawBars, dict]:  # with its facts; raises DataError
     if store.offline:
         raise DataError(Failure("not in the store", symbol, remedy="open it with offline=False"))
     with symbol_lock(store.folder, symbol, store.lock_timeout):
         for _ in range(10):
             with reading(store.path, store.lock_timeout) as (database, index):
                 facts = index.get(symbol)
-                if not needed(facts):  # another process was faster
-                    return _stored(database, index, symbol), facts
-                old = None if refresh or not facts else _stored(database, index, symbol)
-            raw, why, revised = _newest(store.fetch, symbol, old, store.overlap)
+                if facts is not None and not needed(facts):  # another process was faster
+                    return _read_symbol(database, index, symbol), facts
+                old = None if refresh or not facts else _read_symbol(database, index, symbol)
+            raw, why, revised = _fetch_news(store.fetch, symbol, old, store.overlap)
             past = facts or {"why": "", "restated": 0, "revised": 0}
             with changing(store.path, store.lock_timeout) as (database, index):
                 if index.get(symbol) == facts:  # not cleared or retired meanwhile
@@ -645,36 +680,28 @@ def _renewed(
                     )
     raise StoreError(Failure("changes all the time", symbol, remedy="try again"))
 
-
+# %% ../nbs/00e_store.ipynb #6bbebacb
 def _current(
-    store,  # SnapshotStore
-    symbol: str,
+    store: "SnapshotStore",
+    symbol: str,  # any text
     last: pd.Timestamp | None,  # the day that is wanted
     database: Database | None,  # inside a transaction
     index: Mapping,  # symbol -> facts
-) -> tuple:  # RawBars, facts; raises DataError
-    needed = _lacks(last, store.hours)
+) -> tuple[RawBars, dict]:  # with its facts; raises DataError
+    needed = _needs_update(last, store.hours)
     if not store.offline and needed(index.get(symbol)):
-        return _renewed(store, symbol, needed=needed)
-    raw = _stored(database, index, symbol)
+        return _fetch_and_store(store, symbol, needed=needed)
+    raw = _read_symbol(database, index, symbol)
     if store.offline and last is not None and raw.complete < last:
         remedy = "load it once with offline=False, or choose an earlier end"
-        raise DataError(
-            Failure(
-                "not in the store",
-                symbol,
-                last,
-                "date",
-                f"complete to {raw.complete:%Y-%m-%d}",
-                remedy,
-            )
-        )
+        value = f"complete to {raw.complete:%Y-%m-%d}"
+        raise DataError(Failure("not in the store", symbol, last, "date", value, remedy))
     return raw, index[symbol]
 
 # %% ../nbs/00e_store.ipynb #1b50e20e
-def _faults(
-    look: Callable,  # without arguments
-) -> list:  # of Failure
+def _failures_of(
+    look: Callable[[], Any],
+) -> list[Failure]:
     try:
         look()
         return []
@@ -682,20 +709,24 @@ def _faults(
         return error.failures
 
 
-def _damage(
+def _find_damage(
     path: Path,  # of the database
     timeout: float,  # seconds to wait
-) -> list:  # of Failure, one for each symbol; raises StoreError where nothing can be read
+) -> list[Failure]:  # one for each symbol; raises StoreError where nothing can be read
     with reading(path, timeout) as (database, index):
         if database is None:
             return []
-        found = [f for s in sorted(index) for f in _faults(lambda: _stored(database, index, s))]
+        found = [
+            f
+            for s in sorted(index)
+            for f in _failures_of(partial(_read_symbol, database, index, s))
+        ]
         pages = database.ask("PRAGMA quick_check(1)")
     broken = Failure("database is damaged", value=f"{path} {pages[0][0]}", remedy=_CLEAR)
     return found or [broken] * (pages != [("ok",)])
 
 
-def _remove(
+def _remove_files(
     folder: Path,  # of one source
     *names: str,  # patterns, in the order of removal
 ) -> None:
@@ -703,67 +734,87 @@ def _remove(
         for path in folder.glob(name):
             path.unlink(missing_ok=True)
 
+# %% ../nbs/00e_store.ipynb #clear001
+_CONTENTS = [
+    "rows",
+    "first",
+    "last",
+    "complete",
+    "fetched",
+    "restated",
+    "revised",
+    "why",
+    "gap",
+]
+
+
+def _clear(
+    store: "SnapshotStore",
+    gone: set[str] | None,  # symbols; None = everything, damaged files too
+) -> None:
+    if gone is None:
+        _remove_files(store.folder, "*.parquet", "manifest.json", ".*.part")
+    try:
+        with changing(store.path, store.lock_timeout, gone or ()) as (database, index):
+            for symbol in index if gone is None else gone & index.keys():
+                database.ask("DELETE FROM versions WHERE id=?", [index[symbol]["id"]])
+    except StoreError as error:
+        if gone is not None or not error.rule.endswith(("damaged", "missing")):
+            raise
+        _remove_files(store.folder, "store.sqlite", "store.sqlite-[jsw]*", "*-mark", ".*.new")
+
 # %% ../nbs/00e_store.ipynb #42046b61
 class SnapshotStore:
     "Raw prices on disk, adjusted on reading, renewed when needed, never silently damaged."
 
     def __init__(
         self,
-        folder,
-        source="yahoo",
-        fetch=yahoo_raw,
-        offline=False,
-        overlap=10,
-        hours=6.0,
-        lock_timeout=120.0,
+        folder: str | Path,  # each source has a folder in it
+        source: str = "yahoo",  # name of the source
+        fetch: Callable[..., RawBars] = yahoo_raw,  # (symbol, start=None)
+        offline: bool = False,  # True = the source is never asked
+        overlap: int = 10,  # sessions that an update compares
+        hours: float = 6.0,  # an open end is asked for that often
+        lock_timeout: float = 120.0,  # seconds to wait for other writers
     ):
         self.folder, self.source = Path(folder) / file_stem(source), source
         self.path = self.folder / "store.sqlite"
-        self.fetch, self.offline = fetch, offline  # fetch(symbol, start=None) -> RawBars
-        self.overlap = overlap  # sessions that an update compares
-        self.hours, self.lock_timeout = hours, lock_timeout  # an open end is asked for that often
+        self.fetch, self.offline, self.overlap = fetch, offline, overlap
+        self.hours, self.lock_timeout = hours, lock_timeout
 
     def load(
         self,
-        symbols: Sequence[str] | str | None = None,
+        symbols: Symbols = None,
         start: Day = None,
         end: Day = None,
-        instruments: Instruments = None,
+        instruments: Instruments | str | Path = None,
         partial: bool = False,
-        **options,
+        **options: Any,
     ) -> Bars:
         "Total-return `Bars`, as `load_bars` gives them; symbols=None means all that are stored."
-        last, used = parse_day(end, "end"), {}
+        last, used = parse_day(end, "end"), dict[str, dict]()
         facts = {
             "source": f"{self.source}, snapshot store",
             "notes": [DELISTED] * (self.source == "yahoo"),
         }
         with reading(self.path, self.lock_timeout) as (database, index):
 
-            def take(symbol):
+            def take(symbol: str) -> RawBars:
                 raw, used[symbol] = _current(self, symbol, last, database, index)
                 return raw
 
-            bars = assemble_bars(
-                sorted(index) if symbols is None else symbols,
-                take,
-                start,
-                end,
-                instruments,
-                partial,
-                facts,
-                **options,
-            )
+            names = sorted(index) if symbols is None else symbols
+            bars = assemble_bars(names, take, start, end, instruments, partial, facts, **options)
         fetched = min(used[s]["fetched"] for s in bars.symbols)
         return replace(bars, provenance=bars.provenance | {"fetched": fetched})
 
     def raw(self, symbol: str) -> RawBars:
         "The stored prices and actions of one symbol, as they were given."
         with reading(self.path, self.lock_timeout) as (database, index):
-            return _stored(database, index, symbol)
+            return _read_symbol(database, index, symbol)
 
     @property
-    def symbols(self) -> list:
+    def symbols(self) -> list[str]:
         "The stored symbols, sorted."
         with reading(self.path, self.lock_timeout) as (_, index):
             return sorted(index)
@@ -773,63 +824,42 @@ class SnapshotStore:
         "One row per symbol: rows, first, last, complete, fetched, restated, revised, why, gap."
         with reading(self.path, self.lock_timeout) as (_, index):
             table = pd.DataFrame.from_dict(index, orient="index")
-        return table.reindex(
-            columns=[
-                "rows",
-                "first",
-                "last",
-                "complete",
-                "fetched",
-                "restated",
-                "revised",
-                "why",
-                "gap",
-            ]
-        ).sort_index()
+        return table.reindex(columns=_CONTENTS).sort_index()
 
-    def update(self, symbols: Sequence[str] | None = None, refresh: bool = False) -> pd.DataFrame:
+    def update(self, symbols: Symbols = None, refresh: bool = False) -> pd.DataFrame:
         "Ask for new sessions (`refresh`: for all of them); DataError names what failed at the end."
         if symbols is None:
             with reading(self.path, self.lock_timeout) as (_, index):
                 wanted = sorted(s for s, f in index.items() if not f["final"])
         else:
             wanted = choose_symbols(symbols, None)
-        _, errors = _gather(wanted, lambda symbol: _renewed(self, symbol, refresh), True)
+        _, errors = _gather(wanted, lambda symbol: _fetch_and_store(self, symbol, refresh), True)
         if errors:
             raise type(errors[0])([f for e in errors for f in e.failures]) from errors[0]
         return self.contents.loc[wanted]
 
-    def retire(self, symbols: Sequence[str]) -> None:
+    def retire(self, symbols: Symbols) -> None:
         "Ask no more for these (delisted): what is stored is all; `update` by name undoes it."
         with changing(self.path, self.lock_timeout) as (database, index):
-            for symbol in choose_symbols(symbols, index):
+            for symbol in choose_symbols(symbols, list(index)):
                 database.ask("UPDATE versions SET final=1 WHERE id=?", [index[symbol]["id"]])
 
-    def clear(self, symbols: Sequence[str] | None = None) -> None:
+    def clear(self, symbols: Symbols = None) -> None:
         "Remove symbols, or everything, damaged files too."
-        gone = {symbols} if isinstance(symbols, str) else None if symbols is None else set(symbols)
-        if gone is None:
-            _remove(self.folder, "*.parquet", "manifest.json", ".*.part")
-        try:
-            with changing(self.path, self.lock_timeout, gone or ()) as (database, index):
-                for symbol in index if gone is None else gone & index.keys():
-                    database.ask("DELETE FROM versions WHERE id=?", [index[symbol]["id"]])
-        except StoreError as error:
-            if gone is not None or not error.rule.endswith(("damaged", "missing")):
-                raise
-            _remove(self.folder, "store.sqlite", "store.sqlite-[jsw]*", "*-mark", ".*.new")
+        names = [symbols] if isinstance(symbols, str) else symbols
+        _clear(self, None if names is None else set(names))
 
-    def verify(self) -> list:
+    def verify(self) -> list[Failure]:
         "A `Failure` for every damaged or missing symbol; empty = sound."
         try:
-            return _damage(self.path, self.lock_timeout)
+            return _find_damage(self.path, self.lock_timeout)
         except StoreError as error:
             return error.failures
 
-    def _repr_html_(self):
-        broken = _faults(lambda: self.symbols)
+    def _repr_html_(self) -> str:
+        broken = _failures_of(lambda: self.symbols)
         table = escape(str(broken[0])) if broken else self.contents.to_html(na_rep="")
         return f"<b>{escape(repr(self))}</b> {table}"
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"SnapshotStore({self.source!r}{', offline' * self.offline})"

@@ -540,7 +540,7 @@ def _fold_dates(fold: Fold) -> dict[str, list[str]]:
         for name, rows in (("train", fold.train), ("valid", fold.valid))
     }
 
-
+# %% ../nbs/05_trainer.ipynb #c49c8f92
 def _with_periods(loss: Any, data: TrainingData, handler: FinancialDataHandler) -> Callable:
     "The objective with the periods a year of the training sessions, if it has such a setting"
     sessions = data.fold.sessions[data.fold.train]
@@ -678,7 +678,7 @@ def _new_run(plan: _Plan, accelerator: SingleProcess) -> Run:
     loss, decay = plan.objective, o.weight_decay
     return configure_optimizer(run, plan.learning_rate, steps, o.schedule, loss, decay)
 
-
+# %% ../nbs/05_trainer.ipynb #5b13ec9b
 def _starting_loss(plan: _Plan) -> float | None:
     "Validation loss of the weights before a training, or None where it is not finite"
     o = plan.options
@@ -817,17 +817,20 @@ def _check_rates(low: float, high: float, steps: int) -> tuple[float, float, int
 
 def _try_rates(
     trainer: "ModelTrainer",
-    data: TrainingData,
+    fold: Fold | None,
     options: TrainOptions,
     low: float,
     high: float,
     steps: int,
 ) -> LRFinderResult:
     "Try learning rates on a copy of the model of a trainer"
+    low, high, steps = _check_rates(low, high, steps)
+    loss = _check_training(trainer.model, trainer.loss, fold, options)
+    data = _training_data(trainer.data, fold, options)
     return lr_find(
         trainer.model,
         data.train,
-        _with_periods(trainer.loss, data, trainer.data),
+        _with_periods(loss, data, trainer.data),
         options.batch_size,
         low,
         high,
@@ -841,10 +844,9 @@ def _try_rates(
 
 # %% ../nbs/05_trainer.ipynb #0f01595f
 def _fitting_handler(
+    trainer: "ModelTrainer",
     model: SequenceModel,
     data: FinancialDataHandler | None,
-    start: str | None,
-    end: str | None,
     settings: dict[str, Any],
 ) -> FinancialDataHandler:
     "The handler of a trainer, that fits to the model"
@@ -856,26 +858,56 @@ def _fitting_handler(
             rule="given twice",
         )
     if data is None:
-        horizons = model.horizons
         data = FinancialDataHandler(
-            training_start=start, training_end=end, horizons=horizons, **settings
+            training_start=trainer.training_start,
+            training_end=trainer.training_end,
+            horizons=model.horizons,
+            **settings,
         )
     _check_width(model, data)
     return data
 
 
-def _check_panel(
-    panel: FeaturePanel, scaler: FeatureScaler | None
-) -> tuple[FeaturePanel, FeatureScaler]:
-    "Features and their scaler; raises TrainerError for what cannot be predicted from"
+def _check_trained(scaler: FeatureScaler | None) -> FeatureScaler:
+    "The scaler; raises TrainerError before any training"
     if scaler is None:
         raise TrainerError("the model has no scaler yet: call train_model or restore first")
+    return scaler
+
+
+def _check_panel(panel: FeaturePanel) -> FeaturePanel:
+    "The features; raises TrainerError for anything else"
     if not isinstance(panel, FeaturePanel):
         raise TrainerError(
             f"panel is a {type(panel).__name__}: give features, such as "
             "compute_features(bars, trainer.data.features)"
         )
-    return panel, scaler
+    return panel
+
+# %% ../nbs/05_trainer.ipynb #f18f6339
+def _predict_panel(
+    model: SequenceModel,
+    panel: FeaturePanel,
+    scaler: FeatureScaler,
+    assets: Sequence[str] | None,
+    device: str | torch.device,
+) -> Forecast:
+    "The forecast of a model for unscaled features; symbols that are not in `assets` are unknown"
+    symbols = _check_panel(panel).symbols
+    number = {s: i for i, s in enumerate(assets or symbols)}
+    asset = [number.get(s, -1) for s in symbols]
+    outputs = predict_arrays(model, input_arrays(panel, scaler), device, asset=asset)
+    return to_forecast(outputs, panel, model.horizons)
+
+
+def _describe_trainer(trainer: Any) -> str:
+    "One line; loads nothing"
+    blank = ", ".join(trainer.data.blank) if "bars" in vars(trainer.data) else ""
+    named = f" ({blank} blank: too few symbols)" if blank else ""
+    return (
+        f"ModelTrainer({type(trainer.model).__name__}, {trainer.training_start} to "
+        f"{trainer.training_end}, {len(trainer.data.features)} features{named}; {trainer.history})"
+    )
 
 # %% ../nbs/05_trainer.ipynb #5e56c95a
 def _make_record(trainer: "ModelTrainer") -> TrainingRecord:
@@ -898,23 +930,38 @@ def _make_record(trainer: "ModelTrainer") -> TrainingRecord:
     )
 
 
+def _adopt_record(trainer: "ModelTrainer", record: TrainingRecord) -> None:
+    "Give a trainer the state that a record describes"
+    for name in ("scaler", "assets", "history", "fold", "options", "earlier"):
+        setattr(trainer, name, getattr(record, name))
+    trainer.metadata = record
+
+# %% ../nbs/05_trainer.ipynb #c355eb98
 def _load_model(folder: str | Path) -> tuple[SequenceModel, TrainingRecord]:
     "The model of a folder and the record of its training"
     card, record = _read_card(folder)
     return _model_class(card.get("model"), folder).load(folder), record
 
 
-@contextmanager
-def _record_errors(folder: str | Path) -> Iterator[None]:
-    "Raise ModelFileError where a record has values of the wrong kind"
+def _settings_again(
+    record: TrainingRecord, data: FinancialDataHandler | None, folder: str | Path
+) -> dict[str, Any]:
+    "Data, objective and seed of a record; raises ModelFileError where they cannot be built again"
     try:
-        yield
+        handler = _same_data(record.data, folder) if data is None else data
+        return dict(data=handler, loss=_same_loss(record.loss), seed=record.seed)
     except TrainerError:
         raise
     except (KeyError, TypeError, AttributeError, ConfigError) as e:
         raise ModelFileError(
             f"the training in '{folder}' cannot be built again ({e!r}): save it again"
         ) from e
+
+
+def _copy_weights(source: SequenceModel, target: SequenceModel) -> None:
+    "Give one model the weights of another"
+    target.load_state_dict(source.state_dict())
+    target.trained = source.trained
 
 
 def _member_folders(folder: str | Path) -> list[Path]:
@@ -979,10 +1026,9 @@ class ModelTrainer:
         costs: Costs = None,
     ) -> None:
         self.seed, self.device = _whole("seed", seed, 0), _choose_device(device)
-        start, end = _choose_dates(data, training_start, training_end)
-        self.training_start, self.training_end = start, end
+        self.training_start, self.training_end = _choose_dates(data, training_start, training_end)
         settings = dict(symbols=symbols, source=source, features=features, costs=costs)
-        self.data = _fitting_handler(model, data, start, end, settings)
+        self.data = _fitting_handler(self, model, data, settings)
         self.model, self.loss = model.to(self.device), loss
         self.objective: Callable | None = loss
         self.history = History()
@@ -994,13 +1040,7 @@ class ModelTrainer:
         self.metadata: TrainingRecord | None = None
 
     def __repr__(self) -> str:
-        loaded = "bars" in vars(self.data)  # showing loads nothing
-        blank = ", ".join(self.data.blank) if loaded else ""
-        named = f" ({blank} blank: too few symbols)" if blank else ""
-        return (
-            f"ModelTrainer({type(self.model).__name__}, {self.training_start} to "
-            f"{self.training_end}, {len(self.data.features)} features{named}; {self.history})"
-        )
+        return _describe_trainer(self)
 
     def train_model(
         self,
@@ -1083,10 +1123,7 @@ class ModelTrainer:
             As in `train_model`, and if `low` is not below `high`.
         """
         chosen = _choose_options(options, changes)
-        low, high, steps = _check_rates(low, high, steps)
-        _check_training(self.model, self.loss, fold, chosen)
-        data = _training_data(self.data, fold, chosen)
-        return _try_rates(self, data, chosen, low, high, steps)
+        return _try_rates(self, fold, chosen, low, high, steps)
 
     def predict(self, panel: FeaturePanel | None = None) -> Forecast:
         """Forecast every session from that session and the ones before it.
@@ -1106,12 +1143,9 @@ class ModelTrainer:
         TrainerError
             If nothing was trained yet, or `panel` holds no features.
         """
-        panel, scaler = _check_panel(self.data.panel if panel is None else panel, self.scaler)
-        number = {s: i for i, s in enumerate(self.assets or panel.symbols)}
-        asset = [number.get(s, -1) for s in panel.symbols]
-        arrays = input_arrays(panel, scaler)
-        outputs = predict_arrays(self.model, arrays, self.device, asset=asset)
-        return to_forecast(outputs, panel, self.model.horizons)
+        scaler = _check_trained(self.scaler)
+        panel = self.data.panel if panel is None else panel
+        return _predict_panel(self.model, panel, scaler, self.assets, self.device)
 
     def record(self) -> TrainingRecord:
         """What made these weights, wherever they are loaded.
@@ -1162,12 +1196,8 @@ class ModelTrainer:
         """
         card, record = _read_card(folder)
         _check_restorable(card, record, self, folder)
-        loaded = type(self.model).load(folder)
-        self.model.load_state_dict(loaded.state_dict())
-        self.model.trained = loaded.trained
-        self.scaler, self.assets, self.history = record.scaler, record.assets, record.history
-        self.fold, self.options, self.earlier = record.fold, record.options, record.earlier
-        self.metadata = record
+        _copy_weights(type(self.model).load(folder), self.model)
+        _adopt_record(self, record)
         return self
 
     @classmethod
@@ -1192,10 +1222,8 @@ class ModelTrainer:
             If the folder is damaged or its data cannot be loaded again.
         """
         model, record = _load_model(folder)
-        with _record_errors(folder):
-            handler = _same_data(record.data, folder) if data is None else data
-            out = cls(model, data=handler, loss=_same_loss(record.loss), seed=record.seed)
-            out.training_start, out.training_end = record.training_start, record.training_end
+        out = cls(model, **_settings_again(record, data, folder))
+        out.training_start, out.training_end = record.training_start, record.training_end
         return out.restore(folder)
 
 # %% ../nbs/05_trainer.ipynb #39714750

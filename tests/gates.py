@@ -292,6 +292,13 @@ def bare_name(node):
         for inner in node.body)
 
 
+def function_lines(node):
+    "Lines of a function without those of a docstring beyond its first: sections are no code"
+    first = node.body[0]
+    text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    return node.end_lineno - node.lineno + 1 - (first.end_lineno - first.lineno if text else 0)
+
+
 def unshown(notebooks):
     "More than two exported cells, or 45 lines of functions, without an example; a class without one at once"
     found = []
@@ -309,7 +316,7 @@ def unshown(notebooks):
                 owed = None
             defined = definitions(cell, public=False)
             cells += 1
-            lines += sum(node.end_lineno - node.lineno + 1 for node in defined if not isinstance(node, ast.ClassDef))
+            lines += sum(function_lines(node) for node in defined if not isinstance(node, ast.ClassDef))
             if cells > CELLS_WITHOUT_EXAMPLE or lines > LINES_WITHOUT_EXAMPLE:
                 found.append(nb.at(cell, f"{cells} exported cells and {lines} lines of functions without an example"))
                 cells = lines = 0
@@ -721,7 +728,7 @@ def project_files(root):
     "The text files of the project, whether or not git knows them yet"
     kept = {".py", ".ipynb", ".md", ".toml", ".ini", ".txt", ".yml", ".yaml", ".css", ".in", ".cfg", ""}
     out = {".git", ".venv", "runs", "_docs", "_proc", "build", "dist", "__pycache__", ".pytest_cache",
-           ".ipynb_checkpoints", "README_files", ".quarto", ".hypothesis"}
+           ".ipynb_checkpoints", "README_files", ".quarto", ".hypothesis", ".ruff_cache", ".mypy_cache"}
     return [p for p in sorted(Path(root).rglob("*")) if p.is_file() and p.suffix in kept
             and not any(part in out or part.endswith(".egg-info") for part in p.relative_to(root).parts)]
 

@@ -3,6 +3,7 @@
 The same script gives the same weights, in the same process and in a fresh one, whatever the caller has drawn before. Building,
 training and predicting change neither the random numbers of torch and numpy nor the number of threads.
 """
+import random
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import hybrid_ssm.loop as loop
 from hybrid_ssm.baselines import BoostingBaseline, DLinearBaseline, LSTMBaseline, RidgeBaseline, SSMBaseline, TransformerBaseline, VSNLSTMBaseline
 from hybrid_ssm.data import Bars
 from hybrid_ssm.handler import FinancialDataHandler
@@ -33,7 +35,8 @@ def data():
 
 def state():
     "Everything that the caller's next random numbers, and its speed, depend on"
-    return torch.get_rng_state().tolist(), [repr(part) for part in np.random.get_state()], torch.get_num_threads()
+    drawn = torch.get_rng_state().tolist(), torch.initial_seed(), [repr(part) for part in np.random.get_state()], random.getstate()
+    return *drawn, torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_default_dtype()
 
 
 def run(build, data):
@@ -64,6 +67,30 @@ def test_same_weights_and_the_callers_state(name, data, mutants):
         mutants.kill(32, "weights from the caller's generator", lambda build: check(build, data), lambda: HybridFinancialModel(2, 4, 4, 2, seed=None))
         seeds = iter(range(9))
         mutants.kill(32, "another seed in every run", lambda build: check(build, data), lambda: HybridFinancialModel(2, 4, 4, 2, seed=next(seeds)))
+
+
+def calls(data, folder):
+    "Every public call that trains, searches, predicts, writes or reads"
+    trainer = ModelTrainer(BUILD["hybrid"](), data=data, device="cpu")
+    few = {k: v for k, v in OPTIONS.items() if k not in ("epochs", "learning_rate")}
+    yield "lr_find", lambda: trainer.lr_find(steps=9, **few)
+    yield "train_model", lambda: trainer.train_model(**OPTIONS, checkpoint=folder / "run", average=.9, micro_batch=5)
+    yield "predict", trainer.predict
+    yield "save", lambda: trainer.save(folder / "saved")
+    yield "load", lambda: ModelTrainer.load(folder / "saved", data)
+    yield "Ensemble", lambda: Ensemble(BUILD["hybrid"], seeds=(0, 3), data=data).train_model(**OPTIONS)
+
+
+def test_no_call_changes_the_callers_state(data, tmp_path, mutants, monkeypatch):
+    "Random numbers of torch, numpy and python, threads, determinism and default type are as before"
+    def guard(gradients):
+        monkeypatch.setattr(loop, "gradients", gradients)
+        for name, call in calls(data, tmp_path / str(id(gradients))):
+            before = state()
+            call()
+            assert state() == before, f"{name} has changed the state of its caller"
+    guard(loop.gradients)
+    mutants.kill(32, "dropout seeds the caller's generator", guard, loop.gradients.__wrapped__)  # without `isolated_rng`
 
 
 def test_members_differ_and_repeat(data):
