@@ -101,7 +101,7 @@ def _convert_fields(
         object.__setattr__(section, f.name, value)
 
 # %% ../nbs/07_config.ipynb #6c4b39c8
-_Check = tuple[Callable[[Any], Any], str]  # what must hold for a value, and how to say it
+_Check = tuple[Callable[[Any], Any], str]  # what must hold for a value, and its description
 
 
 def _check_values(

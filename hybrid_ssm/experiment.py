@@ -68,7 +68,7 @@ from hybrid_ssm.rules import (
 )
 from .sources import instrument_costs, load_bars
 from .splits import Fold, usable, walk_forward
-from .trainer import ModelTrainer, versions
+from .trainer import ModelTrainer, TrainOptions, versions
 from .trials import register_trial
 
 # %% ../nbs/08_experiment.ipynb #6c85a151
@@ -310,7 +310,7 @@ def build_model(
 # %% ../nbs/08_experiment.ipynb #00b8cecc
 def check_models(
     config: Config,  # which models, and how they are trained
-) -> None:  # raises ConfigError or what the model says, before anything is loaded or written
+) -> None:  # raises ConfigError, before anything is loaded or written
     "Build every network once, so that an impossible size is refused before the run."
     for name in config.models.learners:
         model = build_model(config, name, config.train.seeds[0])
@@ -438,13 +438,16 @@ def explain_fold(
     "What a network looked at over the last sessions of a test block."
     tested = data.sessions[fold.test]
     symbol = data.universe.observed.loc[tested].sum().idxmax()
+    model, scaler = copy.deepcopy(trainer.model), trainer.scaler
+    if scaler is None or not isinstance(model, HybridFinancialModel):
+        raise ConfigError(
+            f"{trainer!r} has nothing to explain: give the trainer of a hybrid, trained"
+        )
     panel = data.handler.panel.window(None, tested[-1])
-    arrays, recent = input_arrays(panel, trainer.scaler), slice(-length, None)
+    arrays, recent = input_arrays(panel, scaler), slice(-length, None)
     tensor = lambda v: torch.from_numpy(np.ascontiguousarray(v[:, recent]))
     dt = torch.from_numpy(arrays.dt[recent]).expand(len(arrays.x), -1)
-    model, mask = copy.deepcopy(trainer.model), tensor(arrays.mask)
-    if not isinstance(model, HybridFinancialModel):
-        raise ConfigError(f"a {type(model).__name__} has no attention to explain: give a hybrid")
+    mask = tensor(arrays.mask)
     with torch.no_grad():
         out = model.cpu().eval().explain(tensor(arrays.x), dt=dt, mask=mask)
     importance = mean_importance(out.importance.numpy(), mask.numpy(), panel.names)
@@ -462,10 +465,7 @@ def run_task(
 ) -> None:  # leaves weights, scaler, learning curve, explanation and forecast in the task's folder
     "Train one model on one fold and write down its forecasts for the test years."
     t, trainer, folder = config.train, make_trainer(config, data, task), task.folder(run)
-    trainer.train_model(
-        t.epochs,
-        t.learning_rate,
-        fold=fold,
+    options = TrainOptions(
         window=t.window,
         warm_up=t.warm_up,
         stride=t.stride,
@@ -474,6 +474,7 @@ def run_task(
         progress=progress,
         label=f"fold {task.fold + 1} {task.model} seed {task.seed}",
     )
+    trainer.train_model(t.epochs, t.learning_rate, fold=fold, options=options)
     trainer.save(folder)
     write_atomic(folder / "learning.parquet", trainer.history.frame.to_parquet)
     if (task.model, task.seed) == ("hybrid", t.seeds[0]):
@@ -558,7 +559,7 @@ def run_backtests(
                 delisting_return=c.delisting_return,
             )
         except RuinError:
-            continue  # `result_notes` says so
+            continue  # the notes of the result name it
     return out
 
 # %% ../nbs/08_experiment.ipynb #6946bf92

@@ -186,7 +186,7 @@ def _last_task(result: ExperimentResult) -> Task:  # of the hybrid's first seed
 # %% ../nbs/08a_summary.ipynb #22567e74
 _DIFFERENCES = (
     "Net Sharpe ratio of the hybrid minus that of each baseline on the same days: the mean "
-    "over single seeds, each traded by itself, with a 95 % interval that knows both time "
+    "over single seeds, each traded by itself, with a 95 % interval that accounts for time "
     "and seeds. Beside it the difference of the averaged forecasts, which is what the "
     "table shows, and the same comparison under two other sizings. An interval that "
     "contains zero supports no claim; with several comparisons, one that excludes it is "

@@ -1,4 +1,5 @@
 """Row 32: nothing but itself changes a row, and a run leaves its caller as it was."""
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -120,10 +121,62 @@ def test_joined_sessions_are_seen(base, mutants):
     mutants.kill(32, "benchmark sessions joined in", stand_alone(rules(base), ["benchmark"]), joined_in)
 
 
-def test_the_caller_is_left_as_it_was(base):
-    torch.manual_seed(7)
-    np.random.seed(7)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy(), torch.get_num_threads()
+def callers_state():
+    "Everything that the caller's next random numbers, and its speed, depend on"
+    return torch.get_rng_state().tolist(), [repr(part) for part in np.random.get_state()], torch.get_num_threads()
+
+
+def one_network(base):
+    "One network on one fold, beside a rule, with another number of threads than the caller has"
     rows(base, models=dict(names=("lstm", "tsmom")), train=dict(seeds=(0,)), folds=dict(years=2))
-    after = torch.get_rng_state(), np.random.get_state()[1], torch.get_num_threads()
-    assert torch.equal(before[0], after[0]) and (before[1] == after[1]).all() and before[2] == after[2]
+
+
+def one_task(base):
+    "The same network as a task of its own, with the caller's threads"
+    config, out = base
+    data = experiment.load_experiment(config)
+    fold, *_ = experiment._folds(config, data.sessions)
+    experiment.run_task(experiment.Task(0, "lstm", 0), config, data, fold, out / "task", progress=False)
+
+
+def changes_the_caller(run, name, planted):
+    "Planted: `run` with the function `name` of the experiment replaced"
+    def with_defect(base):
+        honest = getattr(experiment, name)
+        setattr(experiment, name, lambda *args: planted(honest, *args))
+        try:
+            run(base)
+        finally:
+            setattr(experiment, name, honest)
+    return with_defect
+
+
+def seeded_globally(honest, config, name, seed):
+    torch.manual_seed(seed)
+    return honest(config, name, seed)
+
+
+@contextmanager
+def threads_that_stay(honest, count):
+    torch.set_num_threads(count)
+    yield
+
+
+def test_the_caller_is_left_as_it_was(base, mutants):
+    def guard(run):
+        torch.manual_seed(7)
+        np.random.seed(7)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            before = callers_state()
+            run(base)
+            assert callers_state() == before
+        finally:
+            torch.set_num_threads(threads)
+
+    guard(one_network)
+    guard(one_task)
+    mutants.kill(32, "a run that seeds its caller", guard, changes_the_caller(one_network, "build_model", seeded_globally))
+    mutants.kill(32, "a task that seeds its caller", guard, changes_the_caller(one_task, "build_model", seeded_globally))
+    mutants.kill(32, "a run that keeps its threads", guard, changes_the_caller(one_network, "_threads", threads_that_stay))
