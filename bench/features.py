@@ -18,10 +18,15 @@ import numpy as np
 import pandas as pd
 from processor import processor
 
-from hybrid_ssm.data import Bars
 from hybrid_ssm.core import SESSIONS_PER_YEAR
+from hybrid_ssm.data import Bars
 from hybrid_ssm.feature_set import FEATURES, compute_features, find_features, live_features
-from hybrid_ssm.features import MissingInputWarning, _fill_by_symbol, _fill_cross_section, symbol_series
+from hybrid_ssm.features import (
+    MissingInputWarning,
+    _fill_by_symbol,
+    _fill_cross_section,
+    symbol_series,
+)
 
 
 def machine():

@@ -19,8 +19,9 @@ import argparse
 import math
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import common
 import numpy as np
@@ -29,8 +30,8 @@ from common import interval, machine, read
 from scipy import stats
 
 from hybrid_ssm.baselines import MODELS
-from hybrid_ssm.hybrid import HybridFinancialModel, seeded
 from hybrid_ssm.core import ConfigError
+from hybrid_ssm.hybrid import HybridFinancialModel, seeded
 from hybrid_ssm.synthetic import regime_filter, regime_switching
 
 BATCH, SESSIONS, WARM = 32, 252, 63

@@ -26,8 +26,8 @@ from hybrid_ssm.baselines import LSTMBaseline, TransformerBaseline
 from hybrid_ssm.callbacks import configure_optimizer
 from hybrid_ssm.handler import FinancialDataHandler, PanelArrays
 from hybrid_ssm.hybrid import HybridFinancialModel
+from hybrid_ssm.loop import Run, SingleProcess, gradients, shard, take_batch
 from hybrid_ssm.losses import JointLoss
-from hybrid_ssm.loop import SingleProcess, Run, gradients, shard, take_batch
 
 SYMBOLS, SESSIONS, FEATURES, WINDOW, HORIZONS = 500, 20 * 252, 20, 252, 3
 

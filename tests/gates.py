@@ -349,9 +349,7 @@ def import_effects(notebooks):
             for node in cell.tree.body:
                 text = ast.unparse(node).splitlines()[0][:60]
                 targets = node.targets if isinstance(node, ast.Assign) else []
-                if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant):
-                    found.append(nb.at(cell, f"runs on import: {text}"))
-                elif isinstance(node, (ast.For, ast.While, ast.With)):
+                if isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant) or isinstance(node, (ast.For, ast.While, ast.With)):
                     found.append(nb.at(cell, f"runs on import: {text}"))
                 elif any(isinstance(target, (ast.Attribute, ast.Subscript)) for target in targets):
                     found.append(nb.at(cell, f"changes another object on import: {text}"))

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybrid_ssm.data import Bars, DataError
 from hybrid_ssm.calendars import (
     align,
     close_times,
@@ -18,6 +17,7 @@ from hybrid_ssm.calendars import (
     same_day_known,
 )
 from hybrid_ssm.checks import checked, data_warnings, validate
+from hybrid_ssm.data import Bars, DataError
 from hybrid_ssm.files import read_long
 from hybrid_ssm.sources import load_bars, to_currency
 
@@ -52,7 +52,7 @@ def test_stamps_told_in_utc(zone, hour):
     "Refused unless the zone of the market is named; then exactly the local dates"
     days = pd.bdate_range("2015-01-01", periods=200)
     local = [datetime.datetime(d.year, d.month, d.day, hour, tzinfo=ZoneInfo(zone)) for d in days]
-    utc = pd.Series(pd.to_datetime([t.astimezone(datetime.timezone.utc) for t in local]))
+    utc = pd.Series(pd.to_datetime([t.astimezone(datetime.UTC) for t in local]))
     for stamps in (utc, utc.astype(str), utc.dt.strftime("%Y-%m-%dT%H:%M:%SZ"), utc.astype(object)):
         if (utc.dt.hour > 0).any():  # midnight in UTC is a date: 9:00 in Tokyo
             rules, text = refusal(lambda: read_long(long(stamps)))
@@ -207,7 +207,7 @@ def referee_close(zone, clock, day):
     "UTC, by the zone tables of Python"
     hour, minute = map(int, clock.split(":"))
     at = datetime.datetime(day.year, day.month, day.day) + datetime.timedelta(hours=hour, minutes=minute)
-    return at.replace(tzinfo=ZoneInfo(zone)).astimezone(datetime.timezone.utc)
+    return at.replace(tzinfo=ZoneInfo(zone)).astimezone(datetime.UTC)
 
 
 CLOSES = {"NY": ("America/New_York", "16:00"), "LN": ("Europe/London", "16:30"), "SY": ("Australia/Sydney", "16:00"),
@@ -374,7 +374,7 @@ def test_resampling_against_a_loop(bars, period):
 @QUICK
 @given(calendars(), calendars())
 def test_alignment_against_a_loop(bars, other):
-    target = [d for d in other.sessions]
+    target = list(other.sessions)
     if not set(target) & set(bars.sessions):
         assert refusal(lambda: align(bars, other))[0] == {"empty range"}
         return

@@ -18,8 +18,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 
-from hybrid_ssm.data import Bars, DataError
 from hybrid_ssm.checks import FILE_OPTIONS, Checks
+from hybrid_ssm.data import Bars, DataError
 from hybrid_ssm.sources import load_bars
 
 set_hypothesis_home_dir(Path(tempfile.gettempdir(), "hypothesis"))  # nothing is written beside the code
@@ -427,7 +427,7 @@ WAYS = {"%Y-%m-%d": "{0:%Y-%m-%d}", "%Y%m%d": "{0:%Y%m%d}", "%d.%m.%Y": "{0:%d.%
         "%m/%d/%Y": "{0:%m/%d/%Y}", "%d.%m.%y": "{0:%d.%m.%y}", "%Y/%m/%d": "{0:%Y/%m/%d}", "%d %b %Y": "{0:%d} {1} {0:%Y}",
         "excel": "{2}"}
 EXAMPLES = 80
-MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 FILES = settings(derandomize=True, deadline=None, database=None, print_blob=False, report_multiple_bugs=False,
                  phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 

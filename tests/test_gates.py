@@ -3,9 +3,8 @@ import json
 import shutil
 from pathlib import Path
 
-import pytest
-
 import gates
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 TOOL = gates.load_tool(ROOT / "tools" / "prepare.py")

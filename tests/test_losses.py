@@ -8,7 +8,13 @@ from hybrid_ssm.backtest import run_backtest
 from hybrid_ssm.core import SESSIONS_PER_YEAR
 from hybrid_ssm.data import Bars
 from hybrid_ssm.handler import FinancialDataHandler
-from hybrid_ssm.losses import net_gains, portfolio_sharpe_loss, session_mean, sharpe_loss, turnover_penalty
+from hybrid_ssm.losses import (
+    net_gains,
+    portfolio_sharpe_loss,
+    session_mean,
+    sharpe_loss,
+    turnover_penalty,
+)
 from hybrid_ssm.metrics import sharpe
 
 FRACTION = 5e-4

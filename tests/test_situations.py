@@ -7,9 +7,9 @@ import pytest
 
 from hybrid_ssm.backtest import run_backtest
 from hybrid_ssm.data import Bars, DataError
-from hybrid_ssm.sources import load_bars, to_currency
 from hybrid_ssm.files import read_long
 from hybrid_ssm.metrics import MetricError, annual_return, correlation, sharpe
+from hybrid_ssm.sources import load_bars, to_currency
 
 DAYS = pd.bdate_range("2018-01-01", periods=60)
 
@@ -178,8 +178,8 @@ def test_margin_is_charged():
 
 def test_a_set_number_of_periods_reaches_every_statistic(tmp_path):
     "One run, one number of periods: the table, the stress table, the blocks and the differences agree"
-    from hybrid_ssm.experiment import Experiment
     from hybrid_ssm.config import parse_config
+    from hybrid_ssm.experiment import Experiment
     from hybrid_ssm.summary import block_table, stress_table
     days = pd.bdate_range("2014-01-01", "2018-12-31")
     rng = np.random.default_rng(0)

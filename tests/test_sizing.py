@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid_ssm.backtest import run_backtest
-from hybrid_ssm.data import Bars, DataError
 from hybrid_ssm.calendars import same_day_known
+from hybrid_ssm.data import Bars, DataError
 from hybrid_ssm.risk import RiskPolicy, inverse_volatility, own_returns
 
 HOURS = 6.0, 16.5, 21.0  # UTC: Tokyo, London, New York

@@ -9,7 +9,14 @@ import pytest
 
 from hybrid_ssm.data import Bars
 from hybrid_ssm.feature_set import FEATURES, compute_features, feature_names
-from hybrid_ssm.features import FeaturePanel, expanding_scale, fit_scaler, rank_panel, rolling_scale, winsorise
+from hybrid_ssm.features import (
+    FeaturePanel,
+    expanding_scale,
+    fit_scaler,
+    rank_panel,
+    rolling_scale,
+    winsorise,
+)
 
 EVERY = feature_names("all")
 LONGEST = max(f.warm_up for f in FEATURES.values())

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from hybrid_ssm.data import Bars, elapsed
-from hybrid_ssm.sources import RAW_COLUMNS, RawBars, assemble_bars
 from hybrid_ssm.feature_set import DEFAULT_FEATURES, FEATURES, compute_features, feature_names
 from hybrid_ssm.features import expanding_scale, fit_scaler, rank_panel, rolling_scale, winsorise
 from hybrid_ssm.handler import FinancialDataHandler
+from hybrid_ssm.sources import RAW_COLUMNS, RawBars, assemble_bars
 from hybrid_ssm.splits import holdout
 from hybrid_ssm.synthetic import factor_market
 from hybrid_ssm.targets import forward_targets, triple_barrier, volatility

@@ -51,7 +51,6 @@ def by_time(setting):
 
 def lay(setting, believed, clear=apart):
     "(labels that teach, positions that are judged) of each seam of each fold, purged by `believed`"
-    rows = np.arange(len(setting.sessions))
     if setting.kind == "combinatorial":
         folds = combinatorial_purged(setting.sessions, setting.known_at, **setting.options)
         runs = lambda f: [(r[0], r[-1]) for r in np.split(f.test, np.flatnonzero(np.diff(f.test) != 1) + 1)]

@@ -6,9 +6,9 @@ from itertools import groupby
 
 import numpy as np
 import pytest
+from test_01_features_causal import small_panel
 
 from hybrid_ssm.feature_set import FEATURES, compute_features, find_features, live_features
-from test_01_features_causal import small_panel
 
 EVERY = find_features("all")
 ENDLESS = tuple(f for f in EVERY if f.tolerance == np.inf)  # parameters refitted on all of the past

@@ -19,9 +19,9 @@ import hybrid_ssm.hybrid as hybrid_room
 import hybrid_ssm.store as store_room
 from hybrid_ssm.callbacks import Checkpoint, configure_optimizer, resume_run
 from hybrid_ssm.data import DataError
-from hybrid_ssm.sources import RAW_COLUMNS, RawBars
 from hybrid_ssm.hybrid import HybridFinancialModel, ModelFileError
 from hybrid_ssm.loop import Run, TrainerError
+from hybrid_ssm.sources import RAW_COLUMNS, RawBars
 
 
 def a_run(value, width=8):

@@ -102,7 +102,7 @@ def cut(content, rng):
 
 def gone(content, rng):
     "The file itself is missing"
-    return None
+    return
 
 
 def verdicts(read, store, files, defects, seed):

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybrid_ssm.data import Bars, DataError
 from hybrid_ssm.calendars import exchange_sessions
-from hybrid_ssm.checks import WARNINGS, ERRORS
+from hybrid_ssm.checks import ERRORS, WARNINGS
+from hybrid_ssm.data import Bars, DataError
 from hybrid_ssm.files import read_long
 
 ZONES = ("UTC", "America/New_York", "Asia/Tokyo", "Australia/Lord_Howe")

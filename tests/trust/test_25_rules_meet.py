@@ -4,8 +4,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from hybrid_ssm.data import Bars, DataError
 from hybrid_ssm.checks import Checks, _findings, checked, validate
+from hybrid_ssm.data import Bars, DataError
 
 DAYS = pd.bdate_range("2019-01-02", periods=30)
 ROW = 20

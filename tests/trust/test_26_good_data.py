@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybrid_ssm.data import Bars
 from hybrid_ssm.calendars import exchange_sessions
-from hybrid_ssm.sources import SAMPLE_INDICES, SAMPLE_STOCKS, load_bars
+from hybrid_ssm.data import Bars
 from hybrid_ssm.files import read_long
+from hybrid_ssm.sources import SAMPLE_INDICES, SAMPLE_STOCKS, load_bars
 
 PRICES = ("open", "high", "low", "close")
 

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from hostile import Bomb, archive
 
 import hybrid_ssm.files as files_room
@@ -18,7 +17,6 @@ import hybrid_ssm.store as store_room
 from hybrid_ssm.data import DataError
 from hybrid_ssm.sources import RAW_COLUMNS, RawBars, load_bars
 from hybrid_ssm.store import SnapshotStore, changing, file_stem
-
 
 PRICES = "date,symbol,close\n2024-01-02,KO,60\n2024-01-03,KO,61\n"
 

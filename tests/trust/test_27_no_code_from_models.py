@@ -9,12 +9,11 @@ from hostile import Bomb, archive
 
 import hybrid_ssm.hybrid as hybrid_room
 from hybrid_ssm.callbacks import Checkpoint, configure_optimizer, resume_run
-from hybrid_ssm.hybrid import HybridFinancialModel, ModelFileError
 from hybrid_ssm.handler import FinancialDataHandler
+from hybrid_ssm.hybrid import HybridFinancialModel, ModelFileError
 from hybrid_ssm.loop import Run, TrainerError
 from hybrid_ssm.synthetic import no_signal
 from hybrid_ssm.trainer import ModelTrainer
-
 
 FEATURES = "return_1", "return_5", "return_21"
 

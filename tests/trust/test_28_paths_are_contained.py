@@ -100,7 +100,7 @@ def check_rows(path, count=2000):
     assert tables == {"versions", "state"}
     assert len(found) == len(names), f"{len(names) - len(found)} collisions"
     assert found == content
-    new = set(p.name for p in path.parent.parent.rglob("*")) - set(before)
+    new = {p.name for p in path.parent.parent.rglob("*")} - set(before)
     assert new <= {path.parent.name, path.name, f"{path.name}-mark"}, f"escapes: {new}"
     return f"{len(names):,} hostile tickers as rows, 0 escapes, 0 collisions"
 

@@ -12,7 +12,15 @@ import pytest
 import torch
 
 import hybrid_ssm.loop as loop
-from hybrid_ssm.baselines import BoostingBaseline, DLinearBaseline, LSTMBaseline, RidgeBaseline, SSMBaseline, TransformerBaseline, VSNLSTMBaseline
+from hybrid_ssm.baselines import (
+    BoostingBaseline,
+    DLinearBaseline,
+    LSTMBaseline,
+    RidgeBaseline,
+    SSMBaseline,
+    TransformerBaseline,
+    VSNLSTMBaseline,
+)
 from hybrid_ssm.data import Bars
 from hybrid_ssm.handler import FinancialDataHandler
 from hybrid_ssm.hybrid import HybridFinancialModel

@@ -24,7 +24,7 @@ def halt(seed):
 
 def units_ledger(weights, bars, cost):
     "Equity of an account that owns cash and units, and trades what has a price"
-    cash, units, price, out = 1.0, {s: 0.0 for s in weights}, {s: 0.0 for s in weights}, []
+    cash, units, price, out = 1.0, dict.fromkeys(weights, 0.0), dict.fromkeys(weights, 0.0), []
     for day in weights.index:
         quotes = bars.close.loc[day].dropna()
         price |= dict(quotes)

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 import hybrid_ssm.risk as room
-from hybrid_ssm.rules import equal_weight
 from hybrid_ssm.data import Bars
 from hybrid_ssm.feature_set import compute_features
 from hybrid_ssm.risk import RiskPolicy, inverse_volatility
+from hybrid_ssm.rules import equal_weight
 from hybrid_ssm.sizing import decorrelated, no_trade_band
 from hybrid_ssm.targets import known_at_close, volatility
 
