@@ -1,4 +1,4 @@
-"""What the benchmarks here share: the machine line, rivals in turn, ratios, peak memory, the file of fits, table rows."""
+"""What the benchmarks here share: the machine line, baselines in turn, ratios, peak memory, the file of fits, table rows."""
 import ctypes
 import json
 import math
@@ -55,7 +55,7 @@ def seconds(call):
 
 
 def interleave(runners, rounds):
-    "Warm-up first; then every round times every rival once, so that a machine that slows down slows all"
+    "Warm-up first; then every round times every baseline once, so that a machine that slows down slows all"
     for call in runners.values():
         seconds(call)
     return [{name: seconds(call) for name, call in runners.items()} for _ in range(rounds)]
@@ -67,7 +67,7 @@ def ratio(taken, a, b):
 
 
 def median(taken, name):
-    "Median seconds of a rival"
+    "Median seconds of a baseline"
     return statistics.median(round_[name] for round_ in taken)
 
 
