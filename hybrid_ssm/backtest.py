@@ -15,8 +15,15 @@ import pandas as pd
 
 from .core import DAYS_PER_YEAR, HybridSSMError, sparkline
 from .costs import cost_of, roll_cost
-from .data import Bars, DataError, Day, parse_day, periods_per_year
-from .data import check_table, table_rows
+from hybrid_ssm.data import (
+    Bars,
+    DataError,
+    Day,
+    check_table,
+    parse_day,
+    periods_per_year,
+    table_rows,
+)
 from .sources import Costs, check_one_currency, instrument_costs
 
 # %% ../nbs/06_backtest.ipynb #4e1baac9
@@ -192,7 +199,7 @@ def _delisting_returns(bars: Bars, names: pd.Index, given: Costs) -> np.ndarray:
 # %% ../nbs/06_backtest.ipynb #09f9884a
 def _settlements(bars: Bars, names: pd.Index, close: np.ndarray) -> Iterator[tuple[int, int]]:
     "Rows and columns in which delisted positions turn into cash."
-    days = bars.instruments["delisting"] if "delisting" in bars.instruments else {}
+    days = bars.instruments.get("delisting", {})
     for column, name in enumerate(names):
         day, seen = days.get(name), close[:, column] == close[:, column]
         if pd.isna(day):
@@ -234,7 +241,8 @@ def _borrow_fees(borrow: Costs, bars: Bars, names: pd.Index, values: np.ndarray)
 
 def _financing_rate(financing: float, bars: Bars) -> float:
     "Yearly rate on negative cash; 0 where returns are in excess of it already."
-    if isinstance(financing, str) or not np.isscalar(financing) or not 0 <= financing < np.inf:
+    plain = np.isscalar(financing) and not isinstance(financing, str)
+    if not plain or not 0 <= financing < np.inf:
         raise DataError(
             f"financing = {financing!r}: give the yearly rate on negative cash, a "
             "fraction >= 0 such as .03",
@@ -312,7 +320,7 @@ class _Market(NamedTuple):
     fees: np.ndarray  # per symbol: yearly borrow fee
     financing: float  # yearly rate on negative cash
 
-
+# %% ../nbs/06_backtest.ipynb #c89c8bbe
 def _market(
     weights: pd.DataFrame, bars: Bars, rows: np.ndarray, terms: _Terms
 ) -> tuple[pd.DatetimeIndex, _Market]:
@@ -357,7 +365,7 @@ def _check_alive(
         )
     return equity
 
-
+# %% ../nbs/06_backtest.ipynb #b8e5b1c4
 def _check_stated(market: _Market, t: int, held: np.ndarray, names: pd.Index, session: Any) -> None:
     "Refuse a position that is held at a delisting whose return nobody stated."
     for i in np.flatnonzero(market.unstated[t] & (held != 0))[:1]:
@@ -390,7 +398,7 @@ def _run_account(
     "Run targets through the market, session by session; `fraction` is the cost of each symbol."
     out = _Account(*np.zeros((4, len(days))), *np.zeros((3, *market.target.shape)))
     cut, held = market.returns, np.zeros(len(names))
-    ends, rolls = market.settled.any(axis=1), market.roll.any(axis=1)
+    ends, rolls = (np.asarray(x.any(axis=1)) for x in (market.settled, market.roll))
     lent = market.financing > 0 or bool(market.fees.any())
     for t, day in enumerate(days):
         if lent:  # due on what was held since the last price
@@ -439,7 +447,7 @@ class BacktestResult:
 
     @property
     def cash(self) -> pd.Series:
-        "What is not invested; above the equity where the book is net short."
+        "What is not invested; above the equity where the portfolio is net short."
         return self.equity - self.positions.sum(axis=1)
 
     @property
@@ -478,6 +486,30 @@ class BacktestResult:
             f"{sparkline(self.equity.to_numpy(), 240, 40, 'equity')}"
         )
 
+# %% ../nbs/06_backtest.ipynb #0bea1edd
+def _result(
+    account: _Account, days: pd.DatetimeIndex, names: pd.Index, fill: str, periods: float | None
+) -> BacktestResult:
+    "The account as tables with dates and names."
+    cost = account.paid + account.due
+    series = dict(
+        gross_returns=account.gross,
+        net_returns=account.gross - cost,
+        costs=cost,
+        financing_costs=account.due,
+        turnover=np.abs(account.trades).sum(1),
+        rolled=account.rolled.sum(1),
+        fill_equity=account.value,
+        equity=np.cumprod(1 + account.gross - cost),
+    )
+    return BacktestResult(
+        **{k: pd.Series(v, days, name=k) for k, v in series.items()},
+        weights=pd.DataFrame(account.weights, days, names),
+        fill=fill,
+        trades=pd.DataFrame(account.trades, days, names),
+        periods=periods,
+    )
+
 # %% ../nbs/06_backtest.ipynb #6d10de8a
 def run_backtest(
     weights: pd.DataFrame | pd.Series,  # targets decided at each close, sessions x symbols, no NaN
@@ -493,12 +525,12 @@ def run_backtest(
 
     Parameters
     ----------
-    weights : targets decided at each close, sessions x symbols; a Series is one symbol, NaN is an error.
+    weights : targets decided at each close, sessions x symbols, no NaN; a Series is one symbol.
     bars : prices of these symbols in these sessions.
-    costs : one-way fraction of the notional, for all or by symbol; None = `cost_fraction` of the bars.
+    costs : one-way fraction of the notional; None = `cost_fraction` of the bars.
     fill : 'close', 'next_close' or 'next_open'; see the table of the three moments.
-    rebalance : trade in every 'session', in the last one of each 'week', 'month', 'quarter' or 'year'
-        of the bars, or only at the dates 'given'; units are kept in between.
+    rebalance : trade in every 'session', in the last one of each 'week', 'month', 'quarter' or
+        'year' of the bars, or only at the dates 'given'; units are kept in between.
     borrow : yearly fee on short positions; None = the column `borrow` of the bars, else 0.
     financing : yearly rate on negative cash; neither is charged on given (excess) returns.
     delisting_return : earned after the last price; a number counts where the table states none.
@@ -522,27 +554,3 @@ def run_backtest(
     days, market = _market(weights, bars, rows, terms)
     account = _run_account(market, instrument_costs(chosen, costs).to_numpy(), days, names)
     return _result(account, days, names, fill, bars.periods)
-
-
-def _result(
-    account: _Account, days: pd.DatetimeIndex, names: pd.Index, fill: str, periods: float | None
-) -> BacktestResult:
-    "The account as tables with dates and names."
-    cost = account.paid + account.due
-    series = dict(
-        gross_returns=account.gross,
-        net_returns=account.gross - cost,
-        costs=cost,
-        financing_costs=account.due,
-        turnover=np.abs(account.trades).sum(1),
-        rolled=account.rolled.sum(1),
-        fill_equity=account.value,
-        equity=np.cumprod(1 + account.gross - cost),
-    )
-    return BacktestResult(
-        **{k: pd.Series(v, days, name=k) for k, v in series.items()},
-        weights=pd.DataFrame(account.weights, days, names),
-        fill=fill,
-        trades=pd.DataFrame(account.trades, days, names),
-        periods=periods,
-    )

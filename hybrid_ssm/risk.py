@@ -28,7 +28,6 @@ from hybrid_ssm.sizing import (
     variance_correction,
     volatility_scale,
 )
-from .data import check_table, table_rows
 from .targets import known_at_close, volatility
 
 # %% ../nbs/05b_risk.ipynb #24ee482f

@@ -9,8 +9,8 @@ import torch
 
 from hybrid_ssm import experiment
 from hybrid_ssm.calendars import align
-from hybrid_ssm.experiment import Experiment
 from hybrid_ssm.config import parse_config
+from hybrid_ssm.experiment import Experiment
 from hybrid_ssm.handler import FinancialDataHandler
 
 TEXT = """
