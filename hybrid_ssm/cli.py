@@ -175,7 +175,6 @@ def run_command(
 ) -> int:  # exit status
     "Run the experiment that the options describe and print its table."
     from hybrid_ssm.experiment import Experiment
-    from hybrid_ssm.summary import make_report
 
     if options.command == "config":
         print(config_text(options.config), end="")
@@ -185,7 +184,7 @@ def run_command(
     print(f"{config.title}: loading {config.data.source or 'nothing'} ...", file=sys.stderr)
     result = Experiment(config).run(options.out, options.resume, not options.no_progress)
     print(f"\n{config.title}\n\n{result}\n")
-    print(f"report   {make_report(result)}")
+    print(f"report   {result.folder / 'report.html'}")
     print(f"time     {time.perf_counter() - began:.0f} s")
     if (peak := peak_memory()) == peak:
         print(f"memory   {peak:.2f} GB peak")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LEARNER_NAMES', 'RULE_NAMES', 'DataConfig', 'FoldConfig', 'ModelConfig', 'TrainConfig', 'TradeConfig', 'Config',
-           'parse_config', 'config_text', 'read_config']
+           'parse_config', 'config_text', 'read_config', 'config_from_dict']
 
 # %% ../nbs/07_config.ipynb #ece55fac
 import hashlib
@@ -466,3 +466,12 @@ def read_config(
 ) -> Config:  # raises ConfigError where there is no such file
     "Read an experiment's configuration from a file or by its name."
     return parse_config(config_text(source))
+
+# %% ../nbs/07_config.ipynb #cfg00001
+def config_from_dict(
+    tree: Mapping[str, Any],  # `asdict(config)`, as the `config.json` of a run holds it
+) -> Config:  # raises ConfigError naming the section and the key
+    "Build a configuration from its fields."
+    raw = dict(_check_keys(_field_names(Config), "top level", dict(tree)))
+    sections = {n: _section(kind, n, raw[n]) for n, kind in _SECTIONS.items() if n in raw}
+    return Config(**raw | sections)

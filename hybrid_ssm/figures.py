@@ -141,6 +141,12 @@ def figure_png(
 class Picture(Figure):
     "A matplotlib figure that displays itself in a notebook, without pyplot."
 
+    def __init__(
+        self,
+        **settings: Any,  # of matplotlib's Figure: figsize in inches, layout, dpi
+    ) -> None:
+        super().__init__(**settings)
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         png = figure_png(self, dpi=72, colors=96)
         return {"image/png": png, "text/plain": f"<Picture: {self.alt}>"}

@@ -21,7 +21,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from .handler import Sequences
 from .hybrid import ModelOutput, SequenceModel
-from .ssm import ConfigError, ModelInputError
+from .ssm import ModelInputError
+from .core import ConfigError
 from .losses import Batch, JointLoss, LossParts
 
 # %% ../nbs/04e_loop.ipynb #420961e2

@@ -19,7 +19,7 @@ import pandas as pd
 from .backtest import BacktestResult
 from .calibration import CoverageTable, calibration_verdict, coverage, pit, reliability
 from .data import periods_per_year
-from hybrid_ssm.experiment import (
+from hybrid_ssm.run import (
     STRATEGIES,
     ExperimentResult,
     FoldExplanation,

@@ -73,7 +73,7 @@ from hybrid_ssm.loop import (
 )
 from .losses import JointLoss
 from .splits import Fold, holdout
-from .ssm import ConfigError
+from .core import ConfigError
 
 # %% ../nbs/05_trainer.ipynb #049c06dd
 @torch.no_grad()

@@ -114,7 +114,7 @@ VIOLATIONS = {  # gate -> [(name, cells, metadata)], each of which must make it 
                         ("03_attention", room("attention", "from datetime import date"), {}),
                         ("06a_metrics", room("metrics", "import torch"), {}),
                         ("05_trainer", room("trainer", "import matplotlib.pyplot as plt"), {}),
-                        ("08_experiment", room("experiment", "import ipywidgets"), {}),
+                        ("08_run", room("run", "import ipywidgets"), {}),
                         ("01_features", room("features", "from urllib import request"), {}),
                         ("01_features", room("features", "import yfinance"), {}),
                         ("01_features", room("features", "from fastcore.basics import patch"), {})],

@@ -71,5 +71,5 @@ def test_a_type_checker_sees_the_real_signatures(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     shown = [line.split(": ", 1)[1] for line in done.stdout.splitlines() if "snippet.py" in line]
     assert 'note: Revealed type is "def (symbols:' in shown[0] and shown[0].rstrip('"').endswith("-> hybrid_ssm.data.Bars")
-    assert "hybrid_ssm.experiment.ExperimentResult" in shown[1] and "def (returns:" in shown[2]
+    assert "hybrid_ssm.run.ExperimentResult" in shown[1] and "def (returns:" in shown[2]
     assert shown[3].startswith('error: Module has no attribute "load_barz"') and "incompatible type" in shown[4], done.stdout + done.stderr
