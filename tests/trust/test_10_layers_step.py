@@ -7,6 +7,7 @@ import torch
 
 from hybrid_ssm.attention import CONTROLS, POSITIONS, WindowedAttention
 from hybrid_ssm.baselines import (
+    MODELS,
     BoostingBaseline,
     DLinearBaseline,
     LSTMBaseline,
@@ -27,6 +28,12 @@ BASELINES = {
     "dlinear": lambda: DLinearBaseline(16, F, window=30, kernel=9),
     "ridge": lambda: RidgeBaseline(F),
 }
+
+
+def test_every_baseline_is_here():
+    "A new entry of `MODELS` is guarded too; the hybrid has a file of its own, the trees a test of their own below"
+    here = {type(build()).__name__ for build in BASELINES.values()} | {"HybridFinancialModel", "BoostingBaseline"}
+    assert here == set(MODELS)
 
 
 def away(net):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hybrid_ssm import experiment
+from hybrid_ssm import run as running
 from hybrid_ssm.calendars import align
 from hybrid_ssm.config import parse_config
 from hybrid_ssm.experiment import Experiment
@@ -92,20 +92,20 @@ def stand_alone(base, names):
 
 def joined_in(base, **changes):
     "Planted: the sessions of the benchmark become sessions of the universe"
-    honest = experiment.load_experiment
+    honest = running.load_experiment
 
     def planted(config):
         data = honest(config)
-        other = experiment.load_bars([config.data.benchmark], source=config.data.source)
+        other = running.load_bars([config.data.benchmark], source=config.data.source)
         both = data.sessions.union(other.sessions[other.sessions <= data.sessions[-1]])
         universe = align(data.universe, both)
         handler = FinancialDataHandler(bars=universe, features=config.features, costs=config.costs.fraction)
-        return experiment.ExperimentData(universe, align(data.index, both), handler)
-    experiment.load_experiment = planted
+        return running.ExperimentData(universe, align(data.index, both), handler)
+    running.load_experiment = planted
     try:
         return rows(base, **changes)
     finally:
-        experiment.load_experiment = honest
+        running.load_experiment = honest
 
 
 def test_rows_stand_alone(base):
@@ -134,20 +134,20 @@ def one_network(base):
 def one_task(base):
     "The same network as a task of its own, with the caller's threads"
     config, out = base
-    data = experiment.load_experiment(config)
-    fold, *_ = experiment._folds(config, data.sessions)
-    experiment.run_task(experiment.Task(0, "lstm", 0), config, data, fold, out / "task", progress=False)
+    data = running.load_experiment(config)
+    fold, *_ = running._folds(config, data.sessions)
+    running.run_task(running.Task(0, "lstm", 0), config, data, fold, out / "task", progress=False)
 
 
 def changes_the_caller(run, name, planted):
     "Planted: `run` with the function `name` of the experiment replaced"
     def with_defect(base):
-        honest = getattr(experiment, name)
-        setattr(experiment, name, lambda *args: planted(honest, *args))
+        honest = getattr(running, name)
+        setattr(running, name, lambda *args: planted(honest, *args))
         try:
             run(base)
         finally:
-            setattr(experiment, name, honest)
+            setattr(running, name, honest)
     return with_defect
 
 

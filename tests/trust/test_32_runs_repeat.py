@@ -13,6 +13,7 @@ import torch
 
 import hybrid_ssm.loop as loop
 from hybrid_ssm.baselines import (
+    MODELS,
     BoostingBaseline,
     DLinearBaseline,
     LSTMBaseline,
@@ -33,6 +34,10 @@ OPTIONS = dict(epochs=2, learning_rate=1e-2, window=42, warm_up=21, stride=21, p
 BUILD = {"hybrid": lambda: HybridFinancialModel(2, 4, 4, 2, dropout=.1), "lstm": lambda: LSTMBaseline(4, 4), "vsn_lstm": lambda: VSNLSTMBaseline(4, 4),
          "transformer": lambda: TransformerBaseline(4, 4, num_heads=2), "ssm": lambda: SSMBaseline(4, 4, num_heads=2), "dlinear": lambda: DLinearBaseline(4, 4),
          "ridge": lambda: RidgeBaseline(4), "boosting": lambda: BoostingBaseline(4)}
+
+
+def test_every_model_is_here():
+    assert {type(build()).__name__ for build in BUILD.values()} == set(MODELS)
 
 
 @pytest.fixture(scope="module")
