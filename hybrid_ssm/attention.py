@@ -349,7 +349,7 @@ def _own_map(q: Tensor, observed: Tensor | None) -> Tensor:
 def _shuffle_values(
     values: Tensor, age: Tensor, lags: Tensor, window: Tensor, sessions: Tensor
 ) -> Tensor:
-    "Values of a ring, dealt so that the weight of lag i meets the value of lag P(i)"
+    "Values of a ring, permuted so that the weight of lag i multiplies the value of lag P(i)"
     seen = torch.minimum(window, sessions + 1)[:, None]  # lags that each head can see
     lag = available_lags(lags, seen).index_select(1, age)  # (head, W)
     slot = (sessions - lag) % len(age)

@@ -308,14 +308,14 @@ class _Terms:
 
 
 class _Market(NamedTuple):
-    "All that the account reads: arrays of sessions x symbols, where nothing else is said."
+    "All that the account reads: arrays of sessions x symbols, unless noted."
 
     returns: _FillReturns
     target: np.ndarray  # weights wanted at the fill
     tradable: np.ndarray  # is there an order, and a price to fill it at
     roll: np.ndarray  # 1 where the contract changed
     settled: np.ndarray  # a delisted position turns into cash
-    unstated: np.ndarray  # ... with a return that nobody stated
+    unstated: np.ndarray  # ... with a return that is not stated
     years: np.ndarray  # per session: calendar time whose borrow and financing are due
     fees: np.ndarray  # per symbol: yearly borrow fee
     financing: float  # yearly rate on negative cash

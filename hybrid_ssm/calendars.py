@@ -66,7 +66,7 @@ def exchange_sessions(
     start = parse_day(first, "start") or given.first_session
     end = parse_day(last, "end") or given.last_session
     start, end = max(start, oldest or start), min(end, latest or end)
-    if start > end:  # the calendar knows nothing of these years
+    if start > end:  # the calendar does not cover these years
         return given.closes.iloc[:0]
     if start < given.first_session or end > given.last_session:
         margin = pd.Timedelta(days=15)  # a calendar needs a session at either side

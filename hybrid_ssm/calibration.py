@@ -84,7 +84,7 @@ def _check_distribution(forecast, mean, scale, df):
             raise DataError(
                 f"{name} of {forecast.symbols[i]} on {forecast.sessions[t]:%Y-%m-%d} "
                 f"is {v[t, i]}: a distribution has a finite mean, a scale above 0, df above 1",
-                rule="no law",
+                rule="no distribution",
                 value=float(v[t, i]),
             )
 
@@ -278,7 +278,7 @@ def coverage(
     levels: Sequence = (0.5, 0.8, 0.9, 0.95),  # announced coverage of central intervals
     horizons: Sequence | None = None,  # sessions; None = all that both have
 ) -> CoverageTable:  # overall and, where the forecast has regimes, for each of them
-    "How often central intervals held what happened, beside how often they said they would."
+    "Announced and actual coverage of central intervals, with errors."
     levels = [levels] if isinstance(levels, Real) else list(levels)
     _check_level(*levels)
     if not levels or len({*levels}) < len(levels):
@@ -579,9 +579,9 @@ def check_calibratable(
     "Whether there is a distribution to recalibrate; worth asking before a training."
     if not getattr(learner, "horizons", ()):
         raise DataError(
-            f"calibrate needs a predictive law, but {name or type(learner).__name__} "
+            f"calibrate needs a predictive distribution, but {name or type(learner).__name__} "
             "has none: leave it out, or set calibrate to False",
-            rule="no law",
+            rule="no distribution",
         )
 
 # %% ../nbs/05a_calibration.ipynb #33ebd00a
@@ -648,7 +648,7 @@ def _track(score, known, group, miss, rate, start):
     (S, N), G = score.shape, int(group.max()) + 1
     path, now = np.zeros((S, G)), np.full(G, np.log(start))
     for t, (row, column) in enumerate(_arrivals(known, np.isfinite(score))):
-        g = group[row, column]  # the regime when it was said
+        g = group[row, column]  # the regime at the time of the forecast
         excess = (score[row, column] > np.exp(path[row, g])) - miss
         own = np.bincount(g, excess, G) / np.maximum(np.bincount(g, minlength=G), N / G)
         now = now + rate * (excess.sum() / N + (own / 2 if G > 1 else 0.0))

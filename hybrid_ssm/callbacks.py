@@ -76,7 +76,7 @@ def _clear_minimum(losses: np.ndarray) -> int:
     "Where a smoothed loss was lowest; raises TrainerError where that may be noise"
     n = len(losses)
     if n < 8:
-        raise TrainerError(f"{n} rates tell nothing: start lower")
+        raise TrainerError(f"{n} rates are too few to find a minimum: start lower")
     begun, lowest = losses[n // 8 : n // 4 + 1], int(np.argmin(losses))
     if lowest <= n // 4 or begun.min() - losses[lowest] < np.ptp(begun):
         raise TrainerError(

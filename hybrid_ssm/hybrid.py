@@ -486,7 +486,7 @@ def _read_card(path: Path, kind: str) -> dict:
     except ValueError as e:
         raise ModelFileError(f"'{path}' is no JSON ({e}); save again") from e
     if not isinstance(card, dict) or not isinstance(card.get("config"), dict):
-        raise ModelFileError(f"'{path}' says nothing of a config; save the model again")
+        raise ModelFileError(f"'{path}' has no config; save the model again")
     if card.get("model") != kind:
         raise ModelFileError(
             f"'{path}' is of a {card.get('model')}, not of a {kind}; "

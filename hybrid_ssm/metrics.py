@@ -494,7 +494,7 @@ class Difference:
         return self.low > 0 or self.high < 0
 
     @property
-    def knows(self) -> str:
+    def sources(self) -> str:
         "What the interval takes into account."
         if max(self.seeds) == 1:
             return "time only, no seeds"

@@ -645,7 +645,7 @@ def _notes(result: ExperimentResult) -> list[str]:
     mean = f"Networks: mean of {seeds} seed{'s' * (seeds > 1)}. " if result.forecasts else ""
     notes = [
         f"Standard errors of the Sharpe ratios are near {typical:.2f}: rows closer than about "
-        f"twice that are not told apart, and the table ranks nobody. {mean}Risk-free rate "
+        f"twice that cannot be distinguished, and the table is no ranking. {mean}Risk-free rate "
         "taken as zero. Every row begins in cash and trades first at the close of the "
         "first test session. " + _holding_costs(result.config.costs, result.data.universe),
         *result.data.universe.provenance.get("notes", ()),

@@ -173,7 +173,7 @@ def check_one_currency(
         for c in bars.currencies
     ]
     raise DataError(
-        f"prices in {len(names)} currencies in one book: {', '.join(names)}: convert "
+        f"prices in {len(names)} currencies in one portfolio: {', '.join(names)}: convert "
         "them with to_currency(bars, 'USD', rates), or select one currency",
         rule="several currencies",
         column="currency",

@@ -1,4 +1,4 @@
-"""The gates: what beauty means here, as pure functions from notebooks (or a folder) to a list of complaints.
+"""The gates: the rules of style, as pure functions from notebooks (or a folder) to a list of complaints.
 
 Each is shown a planted violation in test_gates.py. They know the notebooks by name only, so that the same
 functions judge this repository and a folder of planted ones.
@@ -618,7 +618,7 @@ def floor_breaks(notebooks):
             for module, names, _ in imported(cell.tree):
                 for room in rooms(module, names):
                     if room not in levels:
-                        found.append(nb.at(cell, f"imports {room}, which is no room"))
+                        found.append(nb.at(cell, f"imports {room}, which is no module"))
                     elif floor(levels[room], room) >= floor(nb.number, nb.module):
                         found.append(nb.at(cell, f"imports {room} ({levels[room]}), which does not stand lower"))
     return found
@@ -644,10 +644,10 @@ def walls(number, module, names):
     if number in ("02", "03", "04"):
         known = top in sys.stdlib_module_names | {"torch", "hybrid_ssm", "safetensors"}
         if not known or top in ("datetime", "calendar", "time"):
-            yield "model rooms know torch only"
+            yield "model modules know torch only"
     if number == "04d" or number.startswith("06"):
         if top == "torch":
-            yield "this room never imports torch"
+            yield "this module never imports torch"
     if top in ("matplotlib", "seaborn") and number != "06b":
         yield "only 06b draws"
     if top == "ipywidgets" and number != "12":

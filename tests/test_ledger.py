@@ -228,7 +228,7 @@ def test_currencies():
     close = pd.DataFrame({"A": 1.0, "B": 2.0, "C": 3.0}, days)
     table = pd.DataFrame(dict(symbol=["A", "B", "C"], currency=["USD", "JPY", nan]))
     weights, bars = pd.DataFrame(0.2, days, list("ABC")), Bars(close=close, instruments=table)
-    with pytest.raises(DataError, match="prices in 2 currencies in one book"):
+    with pytest.raises(DataError, match="prices in 2 currencies in one portfolio"):
         run_backtest(weights, bars, costs=0.0)
     run_backtest(weights[["A", "C"]], bars, costs=0.0)
     run_backtest(weights, Bars(close=close, excess=close * 0, instruments=table), costs=0.0)
