@@ -507,7 +507,7 @@ class Difference:
         verdict = "excludes" if self.excludes_zero else "contains"
         return (
             f"<b>Sharpe difference {self}</b>; the {self.level:.0%} interval {verdict} zero; "
-            f"it counts {self.knows}"
+            f"it counts {self.sources}"
         )
 
 # %% ../nbs/06a_metrics.ipynb #530544c0
