@@ -28,7 +28,7 @@ OLD_WORDS = {  # private words of earlier versions -> the field's word
     "keep_books": "run_backtests", "book_scale": "volatility_scale", "OneProcess": "SingleProcess", "stranger": "unknown_asset",
     "grown": "predict_trees", "_PATIENCE": "max_stale_sessions", "_heard": "mix_outputs", "_say": "forward_pieces",
 }
-FLOORS = {  # module -> notebook number, for rooms a notebook may name before they are built
+FLOORS = {  # module -> notebook number, for modules a notebook may name before they are built
     "core": "00",
     "data": "00",
     "calendars": "00a",
@@ -610,7 +610,7 @@ def idle_tales(notebooks):
 # ---------------------------------------------------------------- order and walls
 
 def floor_breaks(notebooks):
-    "An exported import of a room that does not stand lower"
+    "An exported import of a module that does not stand lower"
     levels = dict(FLOORS) | {nb.module: nb.number for nb in notebooks if nb.module and nb.number}
     found = []
     for nb in filter(lambda n: n.module and n.number, notebooks):
@@ -625,7 +625,7 @@ def floor_breaks(notebooks):
 
 
 def wall_breaks(notebooks):
-    "A room that imports what its walls keep out"
+    "A module that imports what its walls keep out"
     found = []
     for nb in filter(lambda n: n.module and n.number, notebooks):
         for cell in nb.exported:
@@ -635,7 +635,7 @@ def wall_breaks(notebooks):
 
 
 def walls(number, module, names):
-    "The walls that one import of the room `number` breaks"
+    "The walls that one import of the module `number` breaks"
     top = module.split(".")[0]
     if "*" in names:
         yield "star import"
@@ -659,7 +659,7 @@ def walls(number, module, names):
 
 
 def hidden_torch(notebooks):
-    "A torch-free notebook (04d, 06*) that reaches torch through the rooms it imports"
+    "A torch-free notebook (04d, 06*) that reaches torch through the modules it imports"
     links, torch = {}, set()
     for nb in filter(lambda n: n.module, notebooks):
         links[nb.module] = set()
