@@ -624,6 +624,18 @@ def floor_breaks(notebooks):
     return found
 
 
+def private_imports(notebooks):
+    "A private name imported from another module of this package"
+    found = []
+    for nb in filter(lambda n: n.module, notebooks):
+        for cell in nb.exported:
+            for module, names, _ in imported(cell.tree):
+                private = [n for n in names if n.startswith("_") and not re.fullmatch(r"__\w+__", n)]
+                if private and module.split(".")[0] == "hybrid_ssm":
+                    found.append(nb.at(cell, f"imports {', '.join(private)} from {module}: make it public, or move it here"))
+    return found
+
+
 def wall_breaks(notebooks):
     "A module that imports what its walls keep out"
     found = []
@@ -821,4 +833,4 @@ def undeclared(root):
 
 NOTEBOOK_GATES = (long_definitions, only_children, names_twice, unshown, late_imports, import_effects, idle_imports, old_words, long_lines, crowded_cells, mixed_cells, stranded_cells, unproved, bad_docstrings, missing_entries,
                   untyped, uncommented_parameters, unexplained_skips, large_notebooks, stored_errors, widget_state,
-                  idle_tales, floor_breaks, wall_breaks, hidden_torch, heavy_imports, leak_idioms, pickled)
+                  idle_tales, floor_breaks, private_imports, wall_breaks, hidden_torch, heavy_imports, leak_idioms, pickled)
