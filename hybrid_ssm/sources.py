@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SAMPLE_SECTORS', 'SAMPLE_STOCKS', 'SAMPLE_INDICES', 'STOCK_COST', 'SURVIVORSHIP', 'PRICE_INDEX', 'Rates',
            'RAW_COLUMNS', 'DELISTED', 'YAHOO_THROTTLE', 'Costs', 'sample_bars', 'check_one_currency', 'to_currency',
-           'as_bars', 'RawBars', 'adjust', 'adjustment_gap', 'PartialWarning', 'assemble_bars', 'Throttle', 'yahoo_raw',
-           'yahoo_bars', 'instrument_costs', 'load_bars']
+           'as_bars', 'RawBars', 'adjust', 'adjustment_gap', 'PartialWarning', 'fetch_each', 'assemble_bars',
+           'Throttle', 'yahoo_raw', 'yahoo_bars', 'instrument_costs', 'load_bars']
 
 # %% ../nbs/00d_sources.ipynb #src00004
 import datetime
@@ -48,7 +48,7 @@ from hybrid_ssm.data import (
     symbol_names,
 )
 from hybrid_ssm.files import (
-    _ALIASES,
+    COLUMN_ALIASES,
     file_bars,
     read_instruments,
     read_long,
@@ -340,7 +340,7 @@ def as_bars(
             value=type(prices).__name__,
         )
     names = [str(c).strip().lower() for c in prices.columns]
-    if {"symbol", "close", "date"} & {_ALIASES.get(n, n) for n in names}:
+    if {"symbol", "close", "date"} & {COLUMN_ALIASES.get(n, n) for n in names}:
         return read_long(prices, instruments, checks, **options)
     bare = lambda index: index.set_names([None] * index.nlevels)
     plain = prices.set_axis(bare(prices.columns), axis=1).set_axis(bare(prices.index))
@@ -447,11 +447,12 @@ _REMEDIES = {  # rule -> remedy: reasons why a symbol can be absent
 }
 
 
-def _gather(
-    symbols: Sequence[str],  # names
-    fetch: Callable,  # symbol -> RawBars; raises DataError
+def fetch_each(
+    symbols: Sequence[str],  # names, in the order of asking
+    fetch: Callable[[str], Any],  # symbol -> what is fetched, e.g. RawBars; raises DataError
     every: bool = False,  # True = damage is collected as well, not raised at once
 ) -> tuple[list, list[DataError]]:  # what was fetched, the errors of the others
+    "Fetch symbols one by one; no network or a rate limit ends the asking."
     raws, errors, stop = [], [], None
     for symbol in symbols:
         try:
@@ -536,7 +537,7 @@ def assemble_bars(
 ) -> Bars:  # total-return prices; DataError with every symbol that is missing
     "Bars out of single symbols: all of them, or an error that names what is missing."
     first, last = parse_span(start, end)
-    raws, errors = _gather(choose_symbols(symbols, None), fetch)
+    raws, errors = fetch_each(choose_symbols(symbols, None), fetch)
     stop = last or min((r.complete for r in raws), default=None)
     parts = {r.symbol: adjust(r, stop) for r in raws}
     parts = {s: p if first is None else p[p["date"] >= first] for s, p in parts.items()}

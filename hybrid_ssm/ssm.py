@@ -298,7 +298,7 @@ def _below_floor(x: _Sessions) -> bool:
         low, high = (v.item() for v in logs.detach().aminmax())
         if not high <= 0:
             raise ModelInputError(
-                f"{name} reaches {high:.3g}: a decay above 1 makes the state grow without bound; give {name} <= 0"
+                f"{name} reaches {high:.3g}: a decay above 1 grows without bound; give {name} <= 0"
             )
         lows.append(low)
     return min(lows) < LOG_DECAY_FLOOR

@@ -46,7 +46,7 @@ from hybrid_ssm.sources import (
     DELISTED,
     RAW_COLUMNS,
     RawBars,
-    _gather,
+    fetch_each,
     adjustment_gap,
     assemble_bars,
     yahoo_raw,
@@ -833,7 +833,7 @@ class SnapshotStore:
                 wanted = sorted(s for s, f in index.items() if not f["final"])
         else:
             wanted = choose_symbols(symbols, None)
-        _, errors = _gather(wanted, lambda symbol: _fetch_and_store(self, symbol, refresh), True)
+        _, errors = fetch_each(wanted, lambda symbol: _fetch_and_store(self, symbol, refresh), True)
         if errors:
             raise type(errors[0])([f for e in errors for f in e.failures]) from errors[0]
         return self.contents.loc[wanted]

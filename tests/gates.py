@@ -28,7 +28,7 @@ OLD_WORDS = {  # private words of earlier versions -> the field's word
     "keep_books": "run_backtests", "book_scale": "volatility_scale", "OneProcess": "SingleProcess", "stranger": "unknown_asset",
     "grown": "predict_trees", "_PATIENCE": "max_stale_sessions", "_heard": "mix_outputs", "_say": "forward_pieces",
 }
-FLOORS = {  # module -> notebook number, for rooms a notebook may name before they are built
+FLOORS = {  # module -> notebook number, for modules a notebook may name before they are built
     "core": "00",
     "data": "00",
     "calendars": "00a",
@@ -610,7 +610,7 @@ def idle_tales(notebooks):
 # ---------------------------------------------------------------- order and walls
 
 def floor_breaks(notebooks):
-    "An exported import of a room that does not stand lower"
+    "An exported import of a module that does not stand lower"
     levels = dict(FLOORS) | {nb.module: nb.number for nb in notebooks if nb.module and nb.number}
     found = []
     for nb in filter(lambda n: n.module and n.number, notebooks):
@@ -624,8 +624,20 @@ def floor_breaks(notebooks):
     return found
 
 
+def private_imports(notebooks):
+    "A private name imported from another module of this package"
+    found = []
+    for nb in filter(lambda n: n.module, notebooks):
+        for cell in nb.exported:
+            for module, names, _ in imported(cell.tree):
+                private = [n for n in names if n.startswith("_") and not re.fullmatch(r"__\w+__", n)]
+                if private and module.split(".")[0] == "hybrid_ssm":
+                    found.append(nb.at(cell, f"imports {', '.join(private)} from {module}: make it public, or move it here"))
+    return found
+
+
 def wall_breaks(notebooks):
-    "A room that imports what its walls keep out"
+    "A module that imports what its walls keep out"
     found = []
     for nb in filter(lambda n: n.module and n.number, notebooks):
         for cell in nb.exported:
@@ -635,7 +647,7 @@ def wall_breaks(notebooks):
 
 
 def walls(number, module, names):
-    "The walls that one import of the room `number` breaks"
+    "The walls that one import of the module `number` breaks"
     top = module.split(".")[0]
     if "*" in names:
         yield "star import"
@@ -659,7 +671,7 @@ def walls(number, module, names):
 
 
 def hidden_torch(notebooks):
-    "A torch-free notebook (04d, 06*) that reaches torch through the rooms it imports"
+    "A torch-free notebook (04d, 06*) that reaches torch through the modules it imports"
     links, torch = {}, set()
     for nb in filter(lambda n: n.module, notebooks):
         links[nb.module] = set()
@@ -821,4 +833,4 @@ def undeclared(root):
 
 NOTEBOOK_GATES = (long_definitions, only_children, names_twice, unshown, late_imports, import_effects, idle_imports, old_words, long_lines, crowded_cells, mixed_cells, stranded_cells, unproved, bad_docstrings, missing_entries,
                   untyped, uncommented_parameters, unexplained_skips, large_notebooks, stored_errors, widget_state,
-                  idle_tales, floor_breaks, wall_breaks, hidden_torch, heavy_imports, leak_idioms, pickled)
+                  idle_tales, floor_breaks, private_imports, wall_breaks, hidden_torch, heavy_imports, leak_idioms, pickled)

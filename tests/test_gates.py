@@ -108,6 +108,10 @@ VIOLATIONS = {  # gate -> [(name, cells, metadata)], each of which must make it 
                          ("01_features", room("features", "from hybrid_ssm import Bars"), {}),
                          ("01_features", ["#| default_exp features",
                                           "#| export\ndef f(): from hybrid_ssm.attic import x"], {})],
+    gates.private_imports: [
+        ("01_features", room("features", "from hybrid_ssm.data import Bars, _pivot"), {}),
+        ("01_features", room("features", "from .data import _pivot as pivot"), {}),
+        ("01_features", ["#| default_exp features", "#| export\ndef f(): from hybrid_ssm.data import _pivot"], {})],
     gates.wall_breaks: [("01_features", room("features", "from math import *"), {}),
                         ("01h_costs", room("costs", "import numpy"), {}),
                         ("02_ssm", room("ssm", "import pandas as pd"), {}),
