@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .core import did_you_mean, require
-from .data import Bars, DataError, Day, _empty_range, check_sessions, parse_day
+from .data import Bars, DataError, Day, check_sessions, empty_range, parse_day
 
 # %% ../nbs/00a_calendars.ipynb #5aacd29d
 def _calendar(
@@ -300,7 +300,7 @@ def align(
     wanted = wanted.as_unit(bars.sessions.unit).rename(None)
     kept = bars.sessions.isin(wanted)
     if not kept.any():
-        raise _empty_range(wanted[0], wanted[-1], bars.sessions)
+        raise empty_range(wanted[0], wanted[-1], bars.sessions)
     moved = _on_sessions(bars, wanted, kept)
     return replace(
         bars,

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 # %% ../nbs/05a_calibration.ipynb #56bcbc56
-from .data import DataError, parse_day
+from .data import DataError, check_sessions, parse_day
 from .forecast import Forecast
 from hybrid_ssm.student import (
     student_crps,
@@ -66,13 +66,11 @@ def _check_horizon(horizon: int, forecast: Forecast, targets: Targets) -> None:
             )
 
 # %% ../nbs/05a_calibration.ipynb #4e8d884e
-def _check_distribution(forecast, mean, scale, df):
+def _check_distribution(
+    forecast: Forecast, mean: np.ndarray, scale: np.ndarray, df: np.ndarray
+) -> None:
     "Raise DataError for what is no Student-t distribution, or not in order of time"
-    if not (forecast.sessions.is_monotonic_increasing and forecast.sessions.is_unique):
-        raise DataError(
-            "the sessions of the forecast are not in order, each once: sort them",
-            rule="not in order",
-        )
+    check_sessions(forecast.sessions, "tables of the forecast", "table")
     for name, v, wrong in (
         ("mean", mean, np.isinf(mean)),
         ("scale", scale, ~(scale > 0)),

@@ -29,7 +29,7 @@ from hybrid_ssm.data import (
     Bars,
     DataError,
     Failure,
-    _date_remedy,
+    date_remedy,
     parse_days,
     session_gaps,
 )
@@ -822,7 +822,7 @@ def _listing_failures(
         day = parse_days(raw)
         blank = raw.isna() | raw.astype(str).str.strip().isin(["", "NaT", "nan", "NaN", "None"])
         found += [
-            Failure("not a date", s, None, name, raw[s], _date_remedy(raw[s]))
+            Failure("not a date", s, None, name, raw[s], date_remedy(raw[s]))
             for s in raw.index[day.isna() & ~blank]
         ]
         at, limit = bars.sessions.to_numpy()[:, None], day.to_numpy()[None, :]

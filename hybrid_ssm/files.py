@@ -43,15 +43,15 @@ from hybrid_ssm.core import (
     did_you_mean,
 )
 from hybrid_ssm.data import (
-    _ZONE,
+    ZONE_SUFFIX,
     Bars,
     DataError,
     Day,
     Failure,
     Instruments,
-    _date_remedy,
-    _empty_range,
     choose_symbols,
+    date_remedy,
+    empty_range,
     instruments_by_symbol,
     parse_days,
     parse_span,
@@ -497,7 +497,7 @@ def _utc_offsets(
     dates: pd.Series,  # raw
 ) -> np.ndarray:  # hours east of Greenwich; NaN = no zone given
     codes, given = pd.factorize(dates)
-    zone = pd.Series(given, dtype=object).astype(str).str.strip().str.extract(_ZONE)[2]
+    zone = pd.Series(given, dtype=object).astype(str).str.strip().str.extract(ZONE_SUFFIX)[2]
     sign = zone.str.extract(r"([+-])(\d\d):?(\d\d)?")
     hours = sign[1].astype(float) + sign[2].astype(float).fillna(0) / 60
     hours = hours.where(sign[0] != "-", -hours).where(sign[0].notna(), zone.map({"Z": 0, "UTC": 0}))
@@ -628,7 +628,7 @@ def _row_failures(
         return []
     cells = zip(rows["symbol"][bad], rows["date"][bad], value[bad], strict=True)
     known = lambda x: None if pd.isna(x) else x
-    remedy = lambda v: _date_remedy(v) if rule == "not a date" else _ROW_REMEDIES[rule]
+    remedy = lambda v: date_remedy(v) if rule == "not a date" else _ROW_REMEDIES[rule]
     return [Failure(rule, known(s), known(d), column, v, remedy(v)) for s, d, v in cells]
 
 # %% ../nbs/00c_files.ipynb #5cf497b6
@@ -758,7 +758,7 @@ def _choose_rows(
     rows = rows if symbols is None else rows[rows["symbol"].isin(wanted)]
     inside = rows["date"].between(start, stop)
     if not inside.any() and not found and len(rows):
-        raise _empty_range(first, last, pd.DatetimeIndex(np.unique(rows["date"].to_numpy())))
+        raise empty_range(first, last, pd.DatetimeIndex(np.unique(rows["date"].to_numpy())))
     rows = rows if inside.all() else rows[inside]
     present = set(rows["symbol"].unique()) | {f.symbol for f in found}
     absent = [s for s in wanted if s not in present]

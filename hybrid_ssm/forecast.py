@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .core import write_atomic
-from .data import DataError, parse_day
+from .data import DataError, check_same_grid, empty_range, parse_day
 from hybrid_ssm.student import (
     student_cdf,
     student_direction,
@@ -25,16 +25,6 @@ from hybrid_ssm.student import (
 )
 
 # %% ../nbs/04d_forecast.ipynb #bf6e5743
-def _same_grid(frames: Mapping[str, pd.DataFrame], grid: pd.DataFrame) -> None:
-    "Raise DataError for a frame, by name, whose sessions or symbols are not those of `grid`"
-    for name, frame in frames.items():
-        if not (frame.index.equals(grid.index) and frame.columns.equals(grid.columns)):
-            raise DataError(
-                f"forecast table '{name}' has shape {frame.shape} and another grid than "
-                f"'position' {grid.shape}: reindex it to the same sessions and symbols"
-            )
-
-
 def _frames(forecast: "Forecast") -> dict[str, pd.DataFrame]:
     "All tables by flat name, the columns of the parquet file"
     out = {"position": forecast.position}
@@ -70,7 +60,7 @@ class Forecast:
                 "mean, scale and df need the same horizons, got "
                 f"{list(self.mean)}, {list(self.scale)}, {list(self.df)}"
             )
-        _same_grid(_frames(self), self.position)
+        check_same_grid(_frames(self), self.position, "position")
 
     @property
     def sessions(self) -> pd.DatetimeIndex:
@@ -115,12 +105,7 @@ class Forecast:
         "The same forecast restricted to sessions from `start` to `end`, both included."
         first, last = parse_day(start, "start"), parse_day(end, "end")
         if not len(self.sessions[self.sessions.slice_indexer(first, last)]):
-            have = f"{self.sessions[0]:%Y-%m-%d} to {self.sessions[-1]:%Y-%m-%d}"
-            raise DataError(
-                f"no session from {start} to {end}: choose dates within {have}",
-                rule="empty range",
-                value=(start, end),
-            )
+            raise empty_range(first, last, self.sessions)
         return _rebuild({n: f.loc[first:last] for n, f in _frames(self).items()})
 
     def to_parquet(
@@ -220,8 +205,9 @@ def _one_grid(forecasts: Sequence[Forecast]) -> Forecast:
     "The first of several forecasts of the same sessions, symbols and horizons"
     if not len(forecasts):
         raise DataError("there is no forecast: give at least one member")
-    for f in forecasts[1:]:
-        _same_grid({"position": f.position}, forecasts[0].position)
+    for k, f in enumerate(forecasts[1:], 1):
+        member = {f"position of member {k}": f.position}
+        check_same_grid(member, forecasts[0].position, "position of member 0")
         if f.horizons != forecasts[0].horizons:
             raise DataError(
                 f"one member has distributions at horizons {forecasts[0].horizons}, another at "
@@ -260,7 +246,7 @@ def mixture_cdf(
     first = _one_grid(forecasts)
     if not isinstance(values, pd.DataFrame):
         raise DataError(f"values is a {type(values).__name__}: give a frame, sessions x symbols")
-    _same_grid({"values": values}, first.position)
+    check_same_grid({"values": values}, first.position, "position")
     x, each = values.to_numpy(), []
     for f in forecasts:
         mu, sigma, nu = (np.asarray(v) for v in f._parameters(horizon, "mean", "scale", "df"))

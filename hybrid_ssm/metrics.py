@@ -22,7 +22,7 @@ import pandas as pd
 from .backtest import BacktestResult
 from .core import SESSIONS_PER_YEAR, HybridSSMError
 from .costs import break_even
-from .data import periods_per_year
+from .data import date_fault, periods_per_year
 from .student import student_quantile
 
 # %% ../nbs/06a_metrics.ipynb #b3e5faec
@@ -64,18 +64,8 @@ def _where(series: pd.Series, mask: np.ndarray) -> str:
 # %% ../nbs/06a_metrics.ipynb #8bb36ce6
 def _dated(series: pd.Series, name: str = "returns") -> pd.Series:
     "The same Series, if its dates can be counted; raises MetricError with the remedy."
-    index = series.index
-    if not isinstance(index, pd.DatetimeIndex):
-        raise MetricError(
-            f"the {name} have no dates but {index.dtype} labels: set an index with pd.to_datetime"
-        )
-    for wrong, remedy in (
-        (index.tz is not None, "have a time zone: .tz_localize(None)"),
-        (not index.is_unique, "repeat a date: keep one row per date"),
-        (not index.is_monotonic_increasing, "are not sorted: .sort_index()"),
-    ):
-        if wrong:
-            raise MetricError(f"the dates of the {name} {remedy}")
+    if fault := date_fault(series.index, name, hours=True):
+        raise MetricError(f"the dates of the {name} {fault}")
     return series
 
 
@@ -85,7 +75,7 @@ def _periods(series: pd.Series, periods: float | None) -> float:
         if not 0 < periods < inf:
             raise MetricError(f"periods = {periods!r}: give the periods of a year, such as 252")
         return float(periods)
-    dated = isinstance(series.index, pd.DatetimeIndex)
+    dated = len(series) and isinstance(series.index, pd.DatetimeIndex)
     return periods_per_year(_dated(series).index) if dated else float(SESSIONS_PER_YEAR)
 
 # %% ../nbs/06a_metrics.ipynb #6db37698

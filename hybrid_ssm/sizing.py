@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .costs import Array
-from .data import DataError
+from .data import check_same_grid
 
 # %% ../nbs/01j_sizing.ipynb #db1c63f3
 def previous(
@@ -112,7 +112,7 @@ def decorrelated(
 ) -> Array:  # in [-1, 1]; NaN without a position or the history; raises DataError
     "Positions rotated by the inverse root of the correlations known at each close."
     if hasattr(positions, "iloc"):
-        _check_same_axes(positions, returns)
+        check_same_grid({"positions": positions}, returns, "returns")
         arrays = _values(positions), _values(returns)
         values = decorrelated(*arrays, known, span, identity, history)
         return type(positions)(values, positions.index, positions.columns)
@@ -125,14 +125,6 @@ def decorrelated(
         before, S = S, (1 - 2 / (span + 1)) * S + xp.outer(z, z)
         out.append(_rotated_groups(views[:, t], group, S if len(rows) == 1 else before, identity))
     return xp.stack(out) if out else positions
-
-
-def _check_same_axes(positions: Any, returns: Any) -> None:
-    if not (positions.index.equals(returns.index) and list(positions) == list(returns)):
-        raise DataError(
-            "positions have other sessions or symbols than the bars, or another "
-            "order: reindex them to bars.sessions and bars.symbols"
-        )
 
 # %% ../nbs/01j_sizing.ipynb #b491ff41
 def _rotated_groups(views: Array, group: np.ndarray, S: Array, identity: float) -> Array:

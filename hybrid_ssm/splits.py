@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .core import HybridSSMError
-from .data import Day, parse_day
+from .data import Day, date_fault, parse_day
 
 # %% ../nbs/01g_splits.ipynb #bd2a547a
 class SplitError(HybridSSMError, ValueError):
@@ -202,10 +202,8 @@ def _check_split(
     "Refuse settings that cannot be laid over the sessions."
     if not len(sessions):
         raise SplitError("0 sessions: there is nothing to split, load a longer range")
-    if not (sessions.is_monotonic_increasing and sessions.is_unique):
-        raise SplitError(
-            "sessions must be sorted and unique: sort them and drop what is twice there"
-        )
+    if fault := date_fault(sessions):
+        raise SplitError(f"sessions {fault}")
     if years < 1 or int(years) != years:
         raise SplitError(f"years={years}: use a whole number from 1 on")
     if embargo < 0:

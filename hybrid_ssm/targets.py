@@ -15,7 +15,7 @@ import pandas as pd
 
 from .calendars import close_times, same_day_known
 from .core import HORIZONS
-from .data import Bars, DataError
+from .data import Bars, DataError, relative_change
 
 # %% ../nbs/01f_targets.ipynb #dcd1177d
 MIN_VOLATILITY = 1e-5  # a session; far below the calmest bond future
@@ -116,18 +116,12 @@ class Targets:
         return self.summary().to_html(border=0, float_format="{:.3f}".format)
 
 # %% ../nbs/01f_targets.ipynb #df7a16d6
-def _change(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    "Simple return from one level to another; infinite or NaN from a level of zero."
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (after - before) / np.abs(before)
-
-
 def _forward(level: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
     "Return over the next `horizon` own rows, and the position at which it is known."
     r, known = np.full(len(level), np.nan), np.full(len(level), -1)
     rows = np.flatnonzero(np.isfinite(level))
     begin, end = rows[:-horizon], rows[horizon:]
-    change = _change(level[begin], level[end])
+    change = relative_change(level[end], level[begin])
     good = np.isfinite(change)  # a level of exactly zero has no return after it
     r[begin[good]], known[begin[good]] = change[good], end[good]
     return r, known
@@ -214,7 +208,7 @@ def _first_touch(
     for k in range(1, horizon + 1):
         a = np.flatnonzero(open_[: len(rows) - k])
         start, now = rows[a], rows[a + k]
-        r = _change(level[start], level[now])
+        r = relative_change(level[now], level[start])
         hit = (r >= upper * sigma[start]) * 1.0 - (r <= -lower * sigma[start])
         done = np.isfinite(r) & ((hit != 0) | (k == horizon))
         i, open_[a[done]] = start[done], False
