@@ -108,6 +108,7 @@ def sparkline(
     width: int = 420,  # pixels
     height: int = 60,  # pixels
     label: str = "line",  # what a screen reader says
+    mark: float | None = None,  # position in `values` of a vertical line, may lie between two
 ) -> str:  # an inline SVG
     "A small line without axes, for the HTML view of a result."
     step = max(1, len(values) // width)
@@ -117,7 +118,11 @@ def sparkline(
         f"{x:.0f},{height - 3 - (v - low) / span * (height - 6):.1f}"
         for x, v in zip(np.linspace(2, width - 2, len(y)), y)
     )
+    upright = ""
+    if mark is not None:
+        at = 2 + (width - 4) * min(mark / max(step * (len(y) - 1), 1), 1)
+        upright = f'<line x1="{at:.0f}" x2="{at:.0f}" y1="0" y2="{height}" stroke="#D55E00"/>'
     return (
-        f'<svg width="{width}" height="{height}" role="img" aria-label="{escape(label)}">'
+        f'<svg width="{width}" height="{height}" role="img" aria-label="{escape(label)}">{upright}'
         f'<polyline points="{dots}" fill="none" stroke="#0072B2" stroke-width="1.3"/></svg>'
     )
