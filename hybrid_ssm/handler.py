@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .core import HORIZONS
+from .core import HORIZONS, sync_folder
 from .data import Bars, DataError, Day, elapsed, parse_day
 from .sources import Costs, instrument_costs, load_bars
 from hybrid_ssm.feature_set import (
@@ -162,7 +162,9 @@ def _read_only(table: Any, folder: str | Path | None, name: str) -> np.ndarray:
         return table
     table.flush()
     path = Path(folder) / f"{name}.npy"
+    # `write_atomic` writes one file in one call; here two are filled side by side, symbol by symbol
     os.replace(table.filename, path)  # a reader of the older file keeps it
+    sync_folder(path.parent)
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 # %% ../nbs/01i_handler.ipynb #008559db
