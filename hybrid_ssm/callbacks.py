@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler, swa_utils
 from tqdm.auto import tqdm
 
-from .core import sparkline, write_atomic
+from .core import require, sparkline, write_atomic
 from .handler import Sequences
 from .hybrid import SequenceModel
 from .loop import Callback, History, Run, TrainerError, gradients, plan_epoch, take_batch
@@ -361,18 +361,15 @@ class CSVLog(Callback):
 
 # %% ../nbs/04f_callbacks.ipynb #d25668dc
 class TensorBoardLog(Callback):
-    "The history for TensorBoard (the extra `track`)."
+    "The history for TensorBoard; without the extra `track` it raises `MissingExtra`."
 
     def __init__(
         self,
         folder: str | Path,  # where event files go
     ) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as e:
-            raise TrainerError(
-                "TensorBoardLog needs tensorboard: pip install 'hybrid_ssm[track]', or use CSVLog"
-            ) from e
+        require("tensorboard", "track")  # torch's own message does not say how to install it
+        from torch.utils.tensorboard import SummaryWriter
+
         self.open = lambda step: SummaryWriter(str(folder), purge_step=step)
         self.writer: Any = None
 
