@@ -543,9 +543,7 @@ def market_return(
 
 # %% ../nbs/01_features.ipynb #1322eb6c
 _Result = TypeVar("_Result")
-_NEWEST: dict[
-    str, tuple[tuple, Any]
-] = {}  # kind -> what the newest result was computed from, and it
+_NEWEST: dict[str, tuple[tuple, Any]] = {}  # kind -> what the result came from, and the result
 
 
 def cached_by_returns(
@@ -556,11 +554,10 @@ def cached_by_returns(
 ) -> _Result:  # not to be changed: the next feature gets the same object
     "`compute()`, or its earlier result for the very same returns and settings."
     key = settings, returns.shape, sha256(np.ascontiguousarray(returns).tobytes()).digest()
-    known, result = _NEWEST.get(kind, (None, None))  # one read: another thread may replace it
-    if known != key:
-        result = compute()
-        _NEWEST[kind] = key, result
-    return result
+    newest = _NEWEST.get(kind)  # one read: another thread may replace it
+    if newest is None or newest[0] != key:
+        newest = _NEWEST[kind] = key, compute()
+    return newest[1]
 
 # %% ../nbs/01_features.ipynb #b1d86747
 class _RowBuffer:
