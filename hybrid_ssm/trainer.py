@@ -129,6 +129,9 @@ def to_forecast(
     return Forecast(frame(o.position for o in outputs), **distribution, regime=regime)
 
 # %% ../nbs/05_trainer.ipynb #36055360
+_whole = partial(whole_number, error=TrainerError)  # of the options and arguments of a training
+
+
 def _positive(name: str, value: Any) -> float:
     "A finite number above 0, as a plain float"
     plain = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
@@ -183,8 +186,7 @@ class TrainOptions:
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             if name not in _MAY_BE_NONE or getattr(self, name) is not None:
-                value = whole_number(name, getattr(self, name), least, TrainerError)
-                object.__setattr__(self, name, value)
+                object.__setattr__(self, name, _whole(name, getattr(self, name), least))
         for name in ("minutes", "average", "clip", "weight_decay"):
             value = getattr(self, name)
             if not (
@@ -810,8 +812,7 @@ def _fit_at_once(model: Any, data: TrainingData, seed: int) -> History:
 
 def _check_rates(low: float, high: float, steps: int) -> tuple[float, float, int]:
     "The range of a search for a learning rate"
-    low, high = _positive("low", low), _positive("high", high)
-    steps = whole_number("steps", steps, 2, TrainerError)
+    low, high, steps = _positive("low", low), _positive("high", high), _whole("steps", steps, 2)
     if low >= high:
         raise TrainerError(f"low={low} is not below high={high}: swap them")
     return low, high, steps
@@ -1027,7 +1028,7 @@ class ModelTrainer:
         device: str | None = None,
         costs: Costs = None,
     ) -> None:
-        self.seed, self.device = whole_number("seed", seed, 0, TrainerError), _choose_device(device)
+        self.seed, self.device = _whole("seed", seed, 0), _choose_device(device)
         self.training_start, self.training_end = _choose_dates(data, training_start, training_end)
         settings = dict(symbols=symbols, source=source, features=features, costs=costs)
         self.data = _fitting_handler(self, model, data, settings)
@@ -1081,8 +1082,7 @@ class ModelTrainer:
             If the history is too short.
         """
         chosen = _choose_options(options, changes)
-        epochs = whole_number("epochs", epochs, 1, TrainerError)
-        rate = _positive("learning_rate", learning_rate)
+        epochs, rate = _whole("epochs", epochs, 1), _positive("learning_rate", learning_rate)
         loss = _check_training(self.model, self.loss, fold, chosen)
         data = _training_data(self.data, fold, chosen)
         with _restored_on_error(self):
@@ -1248,7 +1248,7 @@ def _check_members(build: Callable[[], SequenceModel], settings: dict[str, Any])
 def _check_seeds(seeds: Any) -> list[int]:
     "Seeds as plain numbers: at least one, and each once"
     several = isinstance(seeds, (Sequence, np.ndarray)) and not isinstance(seeds, str)
-    found = [whole_number("seeds", s, 0, TrainerError) for s in seeds] if several else []
+    found = [_whole("seeds", s, 0) for s in seeds] if several else []
     if not found or len({*found}) < len(found):
         raise TrainerError(f"seeds={seeds!r}: give at least one, and each once")
     return found
