@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.optim import lr_scheduler, swa_utils
 from tqdm.auto import tqdm
 
-from .core import write_atomic
+from .core import require, sparkline, write_atomic
 from .handler import Sequences
 from .hybrid import SequenceModel
 from .loop import Callback, History, Run, TrainerError, gradients, plan_epoch, take_batch
@@ -113,15 +113,10 @@ class LRFinderResult:
             suggestion = self.suggestion
         except TrainerError:
             return repr(self)
-        x, y = np.log(self.rates), self.losses
-        u, v = ((w - w.min()) / (np.ptp(w) or 1) for w in (x, y))
-        dots = " ".join(f"{8 + 404 * a:.0f},{72 - 64 * b:.0f}" for a, b in zip(u, v))
-        at = 8 + 404 * float(np.interp(np.log(suggestion), x, u))
-        return (
-            f'{repr(self)}<br><svg width="420" height="80"><line x1="{at:.0f}" x2="{at:.0f}" '
-            f'y1="4" y2="76" stroke="#D55E00"/><polyline points="{dots}" fill="none" '
-            'stroke="#0072B2" stroke-width="1.5"/></svg>'
-        )
+        steps = np.arange(len(self.rates))
+        mark = float(np.interp(np.log(suggestion), np.log(self.rates), steps))
+        line = sparkline(self.losses, height=80, label="loss by learning rate, log", mark=mark)
+        return f"{repr(self)}<br>{line}"
 
 # %% ../nbs/04f_callbacks.ipynb #9917ac55
 def _step_at_rate(
@@ -366,18 +361,15 @@ class CSVLog(Callback):
 
 # %% ../nbs/04f_callbacks.ipynb #d25668dc
 class TensorBoardLog(Callback):
-    "The history for TensorBoard (the extra `track`)."
+    "The history for TensorBoard; without the extra `track` it raises `MissingExtra`."
 
     def __init__(
         self,
         folder: str | Path,  # where event files go
     ) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as e:
-            raise TrainerError(
-                "TensorBoardLog needs tensorboard: pip install 'hybrid_ssm[track]', or use CSVLog"
-            ) from e
+        require("tensorboard", "track")  # torch's own message does not say how to install it
+        from torch.utils.tensorboard import SummaryWriter
+
         self.open = lambda step: SummaryWriter(str(folder), purge_step=step)
         self.writer: Any = None
 

@@ -22,7 +22,14 @@ import numpy as np
 
 # %% ../nbs/07_config.ipynb #fa33432a
 from .checks import FILE_OPTIONS, Checks
-from .core import ConfigError, did_you_mean
+from hybrid_ssm.core import (
+    BATCH_SIZE,
+    STRIDE,
+    TRAINING_WINDOW,
+    WARM_UP,
+    ConfigError,
+    did_you_mean,
+)
 from .data import DataError, parse_day
 from .feature_set import DEFAULT_FEATURES, FEATURES
 from .risk import RiskPolicy
@@ -243,10 +250,10 @@ class TrainConfig:
     epochs: int = 8
     learning_rate: float = 3e-3
     seeds: tuple[int, ...] = (0, 1, 2)
-    window: int = 252
-    warm_up: int = 63
-    stride: int = 126
-    batch_size: int = 64
+    window: int = TRAINING_WINDOW
+    warm_up: int = WARM_UP
+    stride: int = STRIDE
+    batch_size: int = BATCH_SIZE
     threads: int = 2
     calibrate: bool = False  # recalibrate each distribution on its validation outcomes
 

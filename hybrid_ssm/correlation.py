@@ -14,7 +14,6 @@ __all__ = ['TAIL', 'CORRELATION', 'market_correlation', 'market_beta', 'with_mar
 # %% ../nbs/01d_correlation.ipynb #df1aa221
 from collections.abc import Callable, Iterator
 from functools import partial
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ import pandas as pd
 
 from hybrid_ssm.features import (
     Feature,
+    cached_by_returns,
     lag,
     market_return,
     rolling_correlation,
@@ -664,21 +664,6 @@ def spectral(
     )
 
 # %% ../nbs/01d_correlation.ipynb #52640c8f
-_LAST: dict[str, tuple] = {}  # the newest result of each name: several features share it
-
-
-def _once(
-    name: str, returns: np.ndarray, settings: tuple, compute: Callable[[], dict[int, Any]]
-) -> dict[int, Any]:
-    "compute(), or its earlier result for the very same returns and settings."
-    key = settings, returns.shape, sha256(np.ascontiguousarray(returns).tobytes()).digest()
-    known, result = _LAST.get(name, (None, {}))  # one read: another thread may replace it
-    if known != key:
-        result = compute()
-        _LAST[name] = key, result
-    return result
-
-
 def _spectra(returns: np.ndarray, sessions: int, step: int) -> dict[int, dict[str, float]]:
     "{step row: summaries} on each step-th row with a full window."
     rows = range(0, len(returns), step)
@@ -696,7 +681,7 @@ def matrix_feature(
     step: int,  # sessions between computations
 ) -> np.ndarray:  # (S, N) the same for all symbols, on the steps only
     "A summary of the eigenvalues of the correlation matrix."
-    all_steps = _once(
+    all_steps = cached_by_returns(
         "spectra", returns, (sessions, step), lambda: _spectra(returns, sessions, step)
     )
     out = np.full(returns.shape, np.nan)
@@ -828,7 +813,7 @@ def tree_feature(
 ) -> np.ndarray:  # (S, N) on the steps only
     "Correlation with the others, or place in the tree."
     rows = [t for t in range(0, len(returns), step) if t >= sessions - 1]
-    found = _once(
+    found = cached_by_returns(
         "tree",
         returns,
         (sessions, step),
@@ -921,7 +906,7 @@ def correlation_stability(
 ) -> np.ndarray:  # (S, N) on the steps only
     "Change of the correlation matrix from one window to the next."
     w, rows = sessions, [t for t in range(0, len(returns), step) if t >= 2 * sessions - 1]
-    found = _once(
+    found = cached_by_returns(
         "stability",
         returns,
         (w, step),

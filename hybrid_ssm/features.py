@@ -6,14 +6,15 @@
 __all__ = ['Columns', 'Join', 'SIGMA_SESSIONS', 'rolling_join', 'rolling_sum', 'rolling_max', 'rolling_min', 'rolling_age',
            'rolling_covariance', 'rolling_std', 'rolling_correlation', 'lag', 'rolling_moments', 'rolling_slope',
            'rolling_ewm', 'SymbolSeries', 'symbol_series', 'Feature', 'unknown_feature', 'FeaturePanel', 'check_bars',
-           'MissingInputWarning', 'compute_panel', 'market_return', 'LiveFeatures', 'FeatureScaler', 'fit_scaler',
-           'rolling_scale', 'expanding_scale', 'winsorise', 'rank_panel']
+           'MissingInputWarning', 'compute_panel', 'market_return', 'cached_by_returns', 'LiveFeatures',
+           'FeatureScaler', 'fit_scaler', 'rolling_scale', 'expanding_scale', 'winsorise', 'rank_panel']
 
 # %% ../nbs/01_features.ipynb #815e9327
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from hashlib import sha256
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -539,6 +540,24 @@ def market_return(
     count = seen.sum(1)
     total = np.where(seen, returns, 0.0).sum(1)
     return np.where(count >= 2, total / np.maximum(count, 1), np.nan)
+
+# %% ../nbs/01_features.ipynb #1322eb6c
+_Result = TypeVar("_Result")
+_NEWEST: dict[str, tuple[tuple, Any]] = {}  # kind -> what the result came from, and the result
+
+
+def cached_by_returns(
+    kind: str,  # of result; one of each kind is kept
+    returns: np.ndarray,  # (S, N), what it is computed from
+    settings: tuple,  # what else it is computed from
+    compute: Callable[[], _Result],  # the long computation
+) -> _Result:  # not to be changed: the next feature gets the same object
+    "`compute()`, or its earlier result for the very same returns and settings."
+    key = settings, returns.shape, sha256(np.ascontiguousarray(returns).tobytes()).digest()
+    newest = _NEWEST.get(kind)  # one read: another thread may replace it
+    if newest is None or newest[0] != key:
+        newest = _NEWEST[kind] = key, compute()
+    return newest[1]
 
 # %% ../nbs/01_features.ipynb #b1d86747
 class _RowBuffer:

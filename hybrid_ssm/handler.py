@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .core import HORIZONS
+from .core import HORIZONS, sync_folder, whole_number
 from .data import Bars, DataError, Day, elapsed, parse_day
 from .sources import Costs, instrument_costs, load_bars
 from hybrid_ssm.feature_set import (
@@ -162,7 +162,9 @@ def _read_only(table: Any, folder: str | Path | None, name: str) -> np.ndarray:
         return table
     table.flush()
     path = Path(folder) / f"{name}.npy"
+    # `write_atomic` writes one file in one call; here two are filled side by side, symbol by symbol
     os.replace(table.filename, path)  # a reader of the older file keeps it
+    sync_folder(path.parent)
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 # %% ../nbs/01i_handler.ipynb #008559db
@@ -366,16 +368,10 @@ def _check_source(source: Any) -> None:
         raise DataError("source is Bars: give them as bars=...", rule="unknown source")
 
 # %% ../nbs/01i_handler.ipynb #55e08fb6
-def _whole(name: str, value: Any, least: int) -> int:
-    "A whole number of at least `least`; raises DataError."
-    plain = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not plain or value < least:
-        raise DataError(
-            f"{name}={value!r}: give a whole number of at least {least}",
-            rule="not a whole number",
-            value=value,
-        )
-    return int(value)
+def _whole_sessions(name: str, value: Any, least: int) -> int:
+    "A number of sessions; raises DataError."
+    rule = "not a whole number"
+    return whole_number(name, value, least, partial(DataError, rule=rule, value=value))
 
 
 def _check_fold(fold: Any, handler: "FinancialDataHandler", length: int, warm_up: int) -> None:
@@ -403,9 +399,9 @@ def _training_data(
     folder: str | Path | None,
 ) -> TrainingData:
     "Windows of one fold; nothing is computed before all arguments are checked."
-    length = _whole("sequence_length", length, 2)
-    stride = length // 2 if stride is None else _whole("stride", stride, 1)
-    warm_up = length // 4 if warm_up is None else _whole("warm_up", warm_up, 0)
+    length = _whole_sessions("sequence_length", length, 2)
+    stride = length // 2 if stride is None else _whole_sessions("stride", stride, 1)
+    warm_up = length // 4 if warm_up is None else _whole_sessions("warm_up", warm_up, 0)
     fold = holdout(handler.sessions) if fold is None else fold
     _check_fold(fold, handler, length, warm_up)
     starts = window_starts(fold.train[0], fold.train[-1], length, stride)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import CONTROLS, AttentionCache, WindowedAttention
-from .core import HORIZONS, ConfigError, HybridSSMError, write_atomic
+from .core import HORIZONS, LOWEST_DF, ConfigError, HybridSSMError, write_atomic
 from .ssm import ModelInputError, SelectiveSSM, SSMState
 from hybrid_ssm.student import (
     student_cdf,
@@ -53,12 +53,14 @@ class PoolCache(NamedTuple):
 
 # %% ../nbs/04_hybrid.ipynb #64218eb6
 def _sums(x: Tensor) -> tuple[Tensor, Tensor]:
-    "Sums over the last 5 and the last 21 rows, from the 21st row on"
+    "Sums over the last `WEEK` = 4 + 1 and `MONTH` = 16 + 4 + 1 rows, from the 21st row on"
     two = x[:, 1:] + x[:, :-1]
     four = two[:, 2:] + two[:, :-2]
     eight = four[:, 4:] + four[:, :-4]
     sixteen = eight[:, 8:] + eight[:, :-8]
-    return four[:, 17:] + x[:, 16:-4], sixteen[:, 5:] + four[:, 1:-16] + x[:, :-20]
+    week = four[:, MONTH - 4 :] + x[:, MONTH - WEEK : 1 - WEEK]
+    month = sixteen[:, MONTH - 16 :] + four[:, MONTH - 20 : -16] + x[:, : 1 - MONTH]
+    return week, month
 
 
 def _last_sums(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -318,7 +320,7 @@ class DistributionHead(nn.Module):
         self.out = nn.Linear(dim, 3 * n_horizons)
         self.regime = nn.Parameter(_regime_offsets(n_regimes, n_horizons)) if n_regimes else None
         nn.init.normal_(self.out.weight, std=0.02)
-        start = torch.tensor([0.0, _unsoftplus(1.0), _unsoftplus(6 - 2.1)])
+        start = torch.tensor([0.0, _unsoftplus(1.0), _unsoftplus(6 - LOWEST_DF)])
         with torch.no_grad():
             self.out.bias.copy_(start.repeat_interleave(n_horizons))
 
@@ -334,7 +336,7 @@ class DistributionHead(nn.Module):
                 raise ModelInputError("pi is None; a head with regimes needs their weights")
             z = z + pi @ self.regime
         mean, scale, df = z.chunk(3, -1)
-        return mean, F.softplus(scale) + 1e-4, 2.1 + F.softplus(df)
+        return mean, F.softplus(scale) + 1e-4, LOWEST_DF + F.softplus(df)
 
 # %% ../nbs/04_hybrid.ipynb #e72602e0
 class PositionHead(nn.Module):

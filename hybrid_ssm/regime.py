@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from hashlib import sha256
 from math import exp, lgamma
 from typing import Any
 
@@ -28,6 +27,7 @@ from .core import SESSIONS_PER_YEAR
 from hybrid_ssm.features import (
     Feature,
     SymbolSeries,
+    cached_by_returns,
     lag,
     market_return,
     rolling_correlation,
@@ -965,21 +965,12 @@ def turbulence_of(
     return (y @ y - (z @ y) @ inner) / a / seen
 
 # %% ../nbs/01b_regime.ipynb #679c6360
-_LAST: dict[str, tuple] = {}  # the daily turbulence of the returns seen last: two features share it
-
-
 def _daily_turbulence(returns: np.ndarray, sessions: int) -> np.ndarray:
     "Turbulence of each session, (S,)."
-    key = sessions, returns.shape, sha256(np.ascontiguousarray(returns).tobytes()).digest()
-    known, days = _LAST.get("turbulence", (None, None))  # one read: another thread may replace it
-    if known != key:
-        days = [
-            turbulence_of(returns[t - sessions : t], returns[t])
-            for t in range(sessions, len(returns))
-        ]
-        days = _pad(np.array(days), len(returns)) if days else np.full(len(returns), np.nan)
-        _LAST["turbulence"] = key, days
-    return days
+    days = [
+        turbulence_of(returns[t - sessions : t], returns[t]) for t in range(sessions, len(returns))
+    ]
+    return _pad(np.array(days), len(returns)) if days else np.full(len(returns), np.nan)
 
 
 def turbulence(
@@ -988,7 +979,10 @@ def turbulence(
     sessions: int,  # look-back of mean and covariance, before the day
 ) -> np.ndarray:  # (S, N) the same for all symbols, not yet lagged
     "Log of turbulence, averaged over some sessions."
-    days = rolling_sum(_daily_turbulence(returns, sessions), recent) / recent
+    daily = cached_by_returns(
+        "turbulence", returns, (sessions,), lambda: _daily_turbulence(returns, sessions)
+    )
+    days = rolling_sum(daily, recent) / recent
     return np.repeat(np.log(days)[:, None], returns.shape[1], 1)
 
 

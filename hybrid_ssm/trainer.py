@@ -45,7 +45,6 @@ from hybrid_ssm.callbacks import (
     resume_run,
 )
 from .data import Bars, DataError, Day, periods_per_year
-from .core import write_atomic
 from .sources import Costs
 from .feature_set import DEFAULT_FEATURES
 from .features import FeaturePanel, FeatureScaler, check_bars
@@ -73,7 +72,16 @@ from hybrid_ssm.loop import (
 )
 from .losses import JointLoss
 from .splits import Fold, holdout
-from .core import ConfigError
+from hybrid_ssm.core import (
+    BATCH_SIZE,
+    STRIDE,
+    TRAINING_WINDOW,
+    WARM_UP,
+    ConfigError,
+    require,
+    whole_number,
+    write_atomic,
+)
 
 # %% ../nbs/05_trainer.ipynb #049c06dd
 @torch.no_grad()
@@ -121,12 +129,7 @@ def to_forecast(
     return Forecast(frame(o.position for o in outputs), **distribution, regime=regime)
 
 # %% ../nbs/05_trainer.ipynb #36055360
-def _whole(name: str, value: Any, least: int) -> int:
-    "A whole number of at least so much, as a plain int"
-    plain = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not plain or value < least:
-        raise TrainerError(f"{name}={value!r}: give a whole number of at least {least}")
-    return int(value)
+_whole = partial(whole_number, error=TrainerError)  # of the options and arguments of a training
 
 
 def _positive(name: str, value: Any) -> float:
@@ -155,10 +158,10 @@ _MAY_BE_NONE = ("micro_batch", "every", "patience", "floor", "minutes", "average
 class TrainOptions:
     "The options of a training besides data, epochs and learning rate; raises TrainerError."
 
-    window: int = 252  # sessions in a training window
-    warm_up: int = 63  # unscored sessions in front of each window
-    stride: int = 126  # sessions between successive windows
-    batch_size: int = 64  # windows whose objective makes one step
+    window: int = TRAINING_WINDOW  # sessions in a training window
+    warm_up: int = WARM_UP  # unscored sessions in front of each window
+    stride: int = STRIDE  # sessions between successive windows
+    batch_size: int = BATCH_SIZE  # windows whose objective makes one step
     micro_batch: int | None = (
         None  # windows computed at once: less memory, same gradient; None = all
     )
@@ -344,7 +347,7 @@ class TrainingRecord:
         return cls(**plain | dict(history=history, scaler=scaler))
 
 # %% ../nbs/05_trainer.ipynb #ff10bfc6
-def _read_card(folder: str | Path) -> tuple[dict[str, Any], TrainingRecord]:
+def _read_training(folder: str | Path) -> tuple[dict[str, Any], TrainingRecord]:
     "The card beside the weights of a model and the record of their training"
     path = Path(folder) / "model.json"
     try:
@@ -367,7 +370,7 @@ def read_training_card(
     folder: str | Path,  # that `ModelTrainer.save` wrote
 ) -> TrainingRecord:  # raises ModelFileError
     "What made the weights in a folder; no weights are loaded."
-    return _read_card(folder)[1]
+    return _read_training(folder)[1]
 
 # %% ../nbs/05_trainer.ipynb #a2f03f33
 def _subclasses(kind: type[SequenceModel]) -> dict[str, type[SequenceModel]]:
@@ -644,13 +647,13 @@ def _find_accelerator(device: str | torch.device) -> Any:
     "One process alone or, started by `accelerate launch` or `torchrun`, one of several"
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return SingleProcess()
-    try:
-        from accelerate import Accelerator
-    except ImportError as e:
-        raise TrainerError(
-            "several processes need accelerate: pip install 'hybrid_ssm[dist]'"
-        ) from e
-    return Accelerator(cpu=str(device) == "cpu")
+    accelerate = require("accelerate", "dist")
+    return accelerate.Accelerator(cpu=str(device) == "cpu")
+
+
+def _is_first_process() -> bool:
+    "Whether this process is the only one or, of several, the one that writes files"
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def _broadcast_weights(model: nn.Module, accelerator: SingleProcess) -> None:
@@ -939,7 +942,7 @@ def _adopt_record(trainer: "ModelTrainer", record: TrainingRecord) -> None:
 # %% ../nbs/05_trainer.ipynb #c355eb98
 def _load_model(folder: str | Path) -> tuple[SequenceModel, TrainingRecord]:
     "The model of a folder and the record of its training"
-    card, record = _read_card(folder)
+    card, record = _read_training(folder)
     return _model_class(card.get("model"), folder).load(folder), record
 
 
@@ -1170,7 +1173,7 @@ class ModelTrainer:
         Path
             The folder.
         """
-        if int(os.environ.get("RANK", 0)):  # one of several processes writes
+        if not _is_first_process():
             return Path(folder)
         return self.model.save(folder, training=self.record().to_dict())
 
@@ -1194,7 +1197,7 @@ class ModelTrainer:
         ModelFileError
             If the folder is damaged.
         """
-        card, record = _read_card(folder)
+        card, record = _read_training(folder)
         _check_restorable(card, record, self, folder)
         _copy_weights(type(self.model).load(folder), self.model)
         _adopt_record(self, record)
@@ -1379,7 +1382,7 @@ class Ensemble:
         Path
             The folder.
         """
-        if int(os.environ.get("RANK", 0)):  # one of several processes writes
+        if not _is_first_process():
             return Path(folder)
         for seed, m in self.members.items():
             m.save(Path(folder) / f"seed{seed}")
