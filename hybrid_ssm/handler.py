@@ -244,7 +244,7 @@ def _purged_labels(
 
 # %% ../nbs/01i_handler.ipynb #9774e20b
 def cost_in_volatility(
-    handler: "FinancialDataHandler",  # its `costs` and bars
+    handler: Any,  # a FinancialDataHandler: its `costs` and bars
 ) -> np.ndarray:  # float32 (S, N): cost of a unit of position / daily volatility; 0 without a price
     "Cost of trading, in the units in which the model's gains are measured."
     fraction = instrument_costs(handler.bars, handler.costs).to_numpy()  # (N,)
@@ -261,7 +261,7 @@ def _rolls_ahead(bars: Bars) -> np.ndarray | None:
 
 def label_arrays(
     inputs: PanelArrays,  # from `input_arrays`
-    handler: "FinancialDataHandler",  # where labels and costs come from
+    handler: Any,  # a FinancialDataHandler: where labels and costs come from
     rows: np.ndarray,  # session positions whose labels may be scored
     until: int,  # a label counts only if known before this session position
 ) -> PanelArrays:  # labels outside `rows` or known too late are NaN
