@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .core import DAYS_PER_YEAR, HybridSSMError, sparkline
-from .costs import cost_of, roll_cost
+from .costs import cost_of, roll_cost, square_root_impact
 from hybrid_ssm.data import (
     Bars,
     DataError,
@@ -25,6 +25,7 @@ from hybrid_ssm.data import (
     table_rows,
 )
 from .sources import Costs, check_one_currency, instrument_costs
+from .targets import volatility
 
 # %% ../nbs/06_backtest.ipynb #4e1baac9
 def _weight_table(weights: Any, bars: Bars) -> pd.DataFrame:
@@ -299,12 +300,22 @@ class _Terms:
     borrow: Costs
     financing: float
     delisting_return: Costs
+    impact: float = 0.0
+    capital: float = 0.0
 
     def __post_init__(self) -> None:
         for name, known in ("fill", ("close", "next_close", "next_open")), ("rebalance", _PERIODS):
             if (value := getattr(self, name)) not in known:
                 choice = ", ".join(map(repr, known))
                 raise DataError(f"{name}={value!r} is unknown: choose {choice}")
+        for name in ("impact", "capital"):
+            if not 0 <= (value := getattr(self, name)) < np.inf:
+                raise DataError(f"{name}={value!r}: give a finite number of at least 0")
+        if self.impact and not self.capital:
+            raise DataError(
+                f"impact={self.impact:g} needs capital, the equity at the start in the currency "
+                "of the prices, such as capital=1e7"
+            )
 
 
 class _Market(NamedTuple):
@@ -319,6 +330,26 @@ class _Market(NamedTuple):
     years: np.ndarray  # per session: calendar time whose borrow and financing are due
     fees: np.ndarray  # per symbol: yearly borrow fee
     financing: float  # yearly rate on negative cash
+    impact: np.ndarray | None = None  # per unit traded and root of (trade x equity); None = none
+
+# %% ../nbs/06_backtest.ipynb #imp00001
+_VOLUME_SESSIONS = 21  # of a symbol, over which its traded volume is averaged
+
+
+def _impact(bars: Bars, names: pd.Index, span: slice, terms: "_Terms") -> np.ndarray:
+    "Impact of trading all of the starting capital, per unit of notional; NaN = no volume known."
+    if bars.volume is None:
+        raise DataError(
+            f"impact={terms.impact:g} needs traded volumes, which these bars do not have: "
+            "leave it out, or load bars with a column volume"
+        )
+    size = pd.to_numeric(bars.instruments.get("pointsize", pd.Series(1.0, names)))[names]
+    value = bars.volume[names] * bars.close[names].abs() * size  # in currency, a session
+    mean = lambda v: v.dropna().rolling(_VOLUME_SESSIONS, 1).mean().reindex(v.index)
+    usual = value.apply(mean).ffill().to_numpy(dtype=float)[span]
+    daily = volatility(bars.select(list(names))).ffill().to_numpy(dtype=float)[span]
+    share = terms.capital / np.where(usual > 0, usual, np.nan)
+    return square_root_impact(share, daily, terms.impact)
 
 # %% ../nbs/06_backtest.ipynb #c89c8bbe
 def _market(
@@ -347,7 +378,10 @@ def _market(
     years = _years_due(days, settled.any(axis=1) | (close == close)[span].any(axis=1))
     fees = _borrow_fees(terms.borrow, bars, names, values)
     rate = _financing_rate(terms.financing, bars)
-    return days, _Market(cut, values[order], tradable, roll, settled, unstated, years, fees, rate)
+    impact = _impact(bars, names, span, terms) if terms.impact else None
+    return days, _Market(
+        cut, values[order], tradable, roll, settled, unstated, years, fees, rate, impact
+    )
 
 # %% ../nbs/06_backtest.ipynb #6f17aed8
 class RuinError(HybridSSMError, ValueError):
@@ -392,6 +426,24 @@ class _Account(NamedTuple):
     rolled: np.ndarray  # weight carried into a new contract
 
 
+def _impact_cost(
+    market: _Market, t: int, trade: np.ndarray, equity: float, names: pd.Index, day: Any
+) -> float:
+    "Price impact of the trades of a session, share of the equity; `equity` 1 = the capital."
+    if market.impact is None:
+        return 0.0
+    each = market.impact[t]
+    for i in np.flatnonzero((trade != 0) & np.isnan(each))[:1]:
+        raise DataError(
+            f"'{names[i]}' is traded on {day:%Y-%m-%d}, and neither its volume nor its volatility "
+            "is known yet: start later, leave it out, or set impact to 0",
+            symbol=names[i],
+            session=day,
+            column="volume",
+        )
+    return float((np.nan_to_num(each) * np.abs(trade) ** 1.5).sum() * equity**0.5)
+
+
 def _run_account(
     market: _Market, fraction: np.ndarray, days: pd.DatetimeIndex, names: pd.Index
 ) -> _Account:
@@ -399,7 +451,7 @@ def _run_account(
     out = _Account(*np.zeros((4, len(days))), *np.zeros((3, *market.target.shape)))
     cut, held = market.returns, np.zeros(len(names))
     ends, rolls = (np.asarray(x.any(axis=1)) for x in (market.settled, market.roll))
-    lent = market.financing > 0 or bool(market.fees.any())
+    lent, equity = market.financing > 0 or bool(market.fees.any()), 1.0
     for t, day in enumerate(days):
         if lent:  # due on what was held since the last price
             interest = market.financing * max(held.sum() - 1, 0.0)
@@ -414,11 +466,13 @@ def _run_account(
         if rolls[t]:
             out.rolled[t] = roll_cost(moved / value, market.roll[t], 1.0)
             share += cost_of(out.rolled[t], fraction).sum()
+        share += _impact_cost(market, t, out.trades[t], equity * value, names, day)
         out.paid[t] = share * value  # charged on the equity at the time of the trade
         left = _check_alive(value - out.paid[t], day)
         position = np.where(market.tradable[t], market.target[t] * left, moved)
         later = position @ cut.after[t]  # the rest of the session, earned by the new weights
         out.gross[t] = gain + later
+        equity *= left + later
         held = out.weights[t] = position * cut.growth_after[t] / _check_alive(left + later, day)
     return out
 
@@ -520,6 +574,8 @@ def run_backtest(
     borrow: Costs = None,  # yearly fee on short positions; None = as the bars say, else 0
     financing: float = 0.0,  # yearly rate on negative cash, fraction
     delisting_return: Costs = None,  # return after the last price, where the bars state none
+    impact: float = 0.0,  # coefficient of the square-root law of price impact, often near 1
+    capital: float = 0.0,  # equity at the start in the currency of the prices; only for impact
 ) -> BacktestResult:  # raises DataError on bad weights or costs, RuinError where equity reaches 0
     """Run target weights through the market and keep the account, costs included.
 
@@ -534,6 +590,9 @@ def run_backtest(
     borrow : yearly fee on short positions; None = the column `borrow` of the bars, else 0.
     financing : yearly rate on negative cash; neither is charged on given (excess) returns.
     delisting_return : earned after the last price; a number counts where the table states none.
+    impact : coefficient of the square-root law: an order pays this much times the daily
+        volatility times the root of its share of a usual session's volume (mean of 21).
+    capital : equity at the start in the currency of the prices; trades grow with the equity.
 
     Returns
     -------
@@ -547,7 +606,7 @@ def run_backtest(
     RuinError
         Where the equity reaches 0.
     """
-    terms = _Terms(fill, rebalance, borrow, financing, delisting_return)
+    terms = _Terms(fill, rebalance, borrow, financing, delisting_return, impact, capital)
     weights = _weight_table(weights, bars)
     names, rows = weights.columns, _weight_rows(weights, bars, rebalance)
     chosen = bars if names.equals(bars.symbols) else bars.select(list(names))
