@@ -413,19 +413,7 @@ def _check_stated(market: _Market, t: int, held: np.ndarray, names: pd.Index, se
             column="delisting_return",
         )
 
-# %% ../nbs/06_backtest.ipynb #5418175b
-class _Account(NamedTuple):
-    "What the account writes, one row per session."
-
-    gross: np.ndarray  # gross return, share of the previous equity
-    due: np.ndarray  # borrow and financing, share of the previous equity
-    paid: np.ndarray  # costs of trades and rolls, share of the previous equity
-    value: np.ndarray  # equity at the fill, before its costs, as a multiple of the previous equity
-    weights: np.ndarray  # held after the close
-    trades: np.ndarray  # signed change of weight at the fill
-    rolled: np.ndarray  # weight carried into a new contract
-
-
+# %% ../nbs/06_backtest.ipynb #imp00005
 def _impact_cost(
     market: _Market, t: int, trade: np.ndarray, equity: float, names: pd.Index, day: Any
 ) -> float:
@@ -443,15 +431,27 @@ def _impact_cost(
         )
     return float((np.nan_to_num(each) * np.abs(trade) ** 1.5).sum() * equity**0.5)
 
+# %% ../nbs/06_backtest.ipynb #5418175b
+class _Account(NamedTuple):
+    "What the account writes, one row per session."
+
+    gross: np.ndarray  # gross return, share of the previous equity
+    due: np.ndarray  # borrow and financing, share of the previous equity
+    paid: np.ndarray  # costs of trades and rolls, share of the previous equity
+    value: np.ndarray  # equity at the fill, before its costs, as a multiple of the previous equity
+    weights: np.ndarray  # held after the close
+    trades: np.ndarray  # signed change of weight at the fill
+    rolled: np.ndarray  # weight carried into a new contract
+
 
 def _run_account(
     market: _Market, fraction: np.ndarray, days: pd.DatetimeIndex, names: pd.Index
 ) -> _Account:
     "Run targets through the market, session by session; `fraction` is the cost of each symbol."
     out = _Account(*np.zeros((4, len(days))), *np.zeros((3, *market.target.shape)))
-    cut, held = market.returns, np.zeros(len(names))
+    cut, held, equity = market.returns, np.zeros(len(names)), 1.0
     ends, rolls = (np.asarray(x.any(axis=1)) for x in (market.settled, market.roll))
-    lent, equity = market.financing > 0 or bool(market.fees.any()), 1.0
+    lent = market.financing > 0 or bool(market.fees.any())
     for t, day in enumerate(days):
         if lent:  # due on what was held since the last price
             interest = market.financing * max(held.sum() - 1, 0.0)
@@ -462,11 +462,12 @@ def _run_account(
             moved = np.where(market.settled[t], 0.0, moved)
         value = out.value[t] = _check_alive(1 + gain - out.due[t], day)
         out.trades[t] = np.where(market.tradable[t], market.target[t] - moved / value, 0.0)
-        share = cost_of(out.trades[t], fraction).sum()
+        share = cost_of(out.trades[t], fraction).sum() + _impact_cost(
+            market, t, out.trades[t], equity * value, names, day
+        )
         if rolls[t]:
             out.rolled[t] = roll_cost(moved / value, market.roll[t], 1.0)
             share += cost_of(out.rolled[t], fraction).sum()
-        share += _impact_cost(market, t, out.trades[t], equity * value, names, day)
         out.paid[t] = share * value  # charged on the equity at the time of the trade
         left = _check_alive(value - out.paid[t], day)
         position = np.where(market.tradable[t], market.target[t] * left, moved)
