@@ -472,8 +472,7 @@ def _run_account(
         left = _check_alive(value - out.paid[t], day)
         position = np.where(market.tradable[t], market.target[t] * left, moved)
         later = position @ cut.after[t]  # the rest of the session, earned by the new weights
-        out.gross[t] = gain + later
-        equity *= left + later
+        out.gross[t], equity = gain + later, equity * (left + later)
         held = out.weights[t] = position * cut.growth_after[t] / _check_alive(left + later, day)
     return out
 
