@@ -15,18 +15,29 @@ import numpy as np
 import pandas as pd
 
 from .core import HybridSSMError
-from .data import Bars, DataError, check_table, prices_per_year, table_rows
+from .data import Bars, DataError, check_table, table_rows
 from .forecast import Forecast
 from hybrid_ssm.sizing import (
+    SLOW_SPANS,
     as_known,
     close_groups,
+    conviction,
     correlations,
+    decorrelated,
+    earned_returns,
     no_trade_band,
+    order_rows,
     portfolio_variance,
     previous,
     realised_variance,
+    session_rate,
+    shared_weights,
+    standing,
+    unit_weights,
     variance_correction,
+    variance_evidence,
     volatility_scale,
+    within_limits,
 )
 from .targets import known_at_close, volatility
 
@@ -98,32 +109,16 @@ class _Orders(NamedTuple):
         "The orders as each group of symbols sees them at its close."
         return [_Orders(*seen) for seen in zip(*(as_known(x, rows) for x in self), strict=True)]
 
-    def weights(self, size: np.ndarray | None = None, cap: float = np.inf) -> np.ndarray:
-        "Weights before scaling; divided by the conviction `size` and cut at `cap`."
-        count = np.isfinite(self.position).sum(1).clip(min=1)[:, None]
-        each = self.position if size is None else self.position / size[:, None]
-        return np.nan_to_num(np.clip(each * self.unit / count, -cap, cap))
-
-    def conviction(self) -> np.ndarray:
-        "Root mean square of the positions; 1 where there is none, or all are 0."
-        count = np.isfinite(self.position).sum(1).clip(min=1)
-        size = np.sqrt(np.nansum(self.position**2, 1) / count)
-        return np.where(size > 0, size, 1.0)
-
 
 def _orders(
     positions: pd.DataFrame, bars: Bars, target: float, span: int, max_stale_sessions: int
 ) -> _Orders:
     "The orders that stand at each close: the last ones given with a price, for a while."
-    per_year = volatility(bars, span=span) * np.sqrt(bars.prices_per_year)
-    per_year = per_year.reindex(positions.index)
-    seen, has = bars.observed.reindex(positions.index), positions.notna() & per_year.notna()
-
-    def standing(frame):  # a price but no signal: flat, and older orders do not count
-        marked = frame.where(has, np.inf).where(seen)
-        return _rows(marked.ffill(limit=max_stale_sessions).replace(np.inf, np.nan))
-
-    return _Orders(standing(positions.astype(float)), standing(target / per_year))
+    unit = unit_weights(bars, target, span).reindex(positions.index)
+    position = _rows(positions.astype(float))
+    rows = order_rows(bars.observed.reindex(positions.index).to_numpy(), max_stale_sessions)
+    both = np.where(np.isfinite(position) & unit.notna().to_numpy(), 1.0, np.nan)
+    return _Orders(standing(position * both, rows), standing(_rows(unit) * both, rows))
 
 # %% ../nbs/05b_risk.ipynb #28e56d5d
 def inverse_volatility(
@@ -137,7 +132,7 @@ def inverse_volatility(
     bars = _aligned(positions, bars)
     rows, group = close_groups(known_at_close(bars))
     orders = _orders(positions, bars, target, span, max_stale_sessions)
-    values = _own(np.stack([view.weights() for view in orders.at_close(rows)]), group)
+    values = _own(np.stack([shared_weights(*view) for view in orders.at_close(rows)]), group)
     return pd.DataFrame(values, positions.index, positions.columns)
 
 
@@ -152,14 +147,9 @@ def own_returns(
 ) -> pd.Series:  # gross; NaN where nothing was held
     "What these weights would have earned, session by session, before costs."
     returns = bars.returns.reindex(index=weights.index, columns=weights.columns).fillna(0.0)
-    held = _rows(weights.shift(1, fill_value=0.0))
-    earned = pd.Series((held * _rows(returns)).sum(1), weights.index)
-    return earned.where(np.abs(held).sum(1) > 0)
+    return pd.Series(earned_returns(_rows(weights), _rows(returns)), weights.index)
 
 # %% ../nbs/05b_risk.ipynb #b9f5a6ce
-_SLOW = 4  # correlations and the correction use this many times the span of the volatilities
-
-
 def _variances(
     exposures: np.ndarray, bars: Bars, span: int, first: int, lagged: bool
 ) -> np.ndarray:
@@ -167,7 +157,7 @@ def _variances(
     out = np.full(exposures.shape[:2], np.nan)
     before = np.eye(exposures.shape[-1])
     returns = _rows(bars.returns / volatility(bars, span=span, min_periods=2))
-    for t, now in enumerate(correlations(returns, _SLOW * span), -first):
+    for t, now in enumerate(correlations(returns, SLOW_SPANS * span), -first):
         if t >= exposures.shape[1]:
             break
         if t >= 0:
@@ -182,13 +172,9 @@ def _evidence(
     weights: np.ndarray, variance: np.ndarray, bars: Bars, index: pd.Index, target: float
 ) -> np.ndarray:
     "Squared return of each session as a multiple of what was expected; NaN = does not count."
-    held, any_price = pd.DataFrame(weights, index, bars.symbols), bars.observed.any(axis=1)
-    counted = bars.periods is None
-    rate = prices_per_year(any_price.to_frame())[0] if counted else any_price * bars.periods
-    rate = rate.where(any_price).reindex(index).to_numpy(dtype=float)
-    expected = previous(variance) * target**2 / rate  # of one session
-    earned = own_returns(held, bars).to_numpy()
-    return earned**2 / np.where(expected > 0, expected, np.nan)
+    earned = own_returns(pd.DataFrame(weights, index, bars.symbols), bars).to_numpy()
+    rate = session_rate(bars).reindex(index).to_numpy(dtype=float)
+    return variance_evidence(earned, variance, rate, target)
 
 # %% ../nbs/05b_risk.ipynb #fecd6768
 SCALINGS = "budget", "realised", "none"
@@ -216,7 +202,7 @@ def _scales(
         return previous(y, first) if lagged else y
 
     if policy.scaling == "budget":
-        total = variance * late(variance_correction(evidence, _SLOW * span), 1.0)
+        total = variance * late(variance_correction(evidence, SLOW_SPANS * span), 1.0)
     else:
         past = late(realised_variance(evidence, variance[-1], span), np.nan)
         total = np.where(np.isfinite(past), past, variance)
@@ -232,18 +218,12 @@ def _scaled(positions: pd.DataFrame, bars: Bars, policy: Any) -> _Portfolio:
     )
     views = orders.at_close(np.vstack([rows, np.ones(len(group), bool)]))
     calm = np.ones(len(positions))
-    size = np.stack([v.conviction() if policy.scaling == "budget" else calm for v in views])
-    held = np.stack([v.weights(c, policy.max_weight) for v, c in zip(views, size, strict=True)])
+    sure = [conviction(v.position) if policy.scaling == "budget" else calm for v in views]
+    held = np.stack([shared_weights(*v, c, policy.max_weight) for v, c in zip(views, sure)])
     scale = _scales(held, views, positions.index, bars, policy, lagged=not known.all())
-    full = np.stack([v._replace(position=v.position * 0 + 1).weights() for v in views])
-    each = scale[group].T
+    full = np.stack([shared_weights(v.position * 0 + 1, v.unit) for v in views])
+    size, each = np.stack(sure), scale[group].T
     return _Portfolio(_own(held, group) * (size * scale)[group].T, each, _own(full, group) * each)
-
-# %% ../nbs/05b_risk.ipynb #2cb15abc
-def _gross_known(size: np.ndarray, known: np.ndarray) -> np.ndarray:
-    "Gross weight that each symbol knows of: of this date where that is known, else of the last."
-    rows, group = close_groups(known)
-    return as_known(size, rows, 0.0).sum(-1)[group].T
 
 # %% ../nbs/05b_risk.ipynb #46cd19d3
 def limited(
@@ -255,19 +235,20 @@ def limited(
     "Weights within the limits: each symbol is cut, then the portfolio is shrunk."
     bars = _aligned(weights, bars)
     seen = bars.observed.reindex(weights.index).to_numpy()
-    cut, known = np.clip(_rows(weights), -max_weight, max_weight), known_at_close(bars)
-    cut = cut / np.maximum(1.0, _gross_known(np.abs(cut), known) / max_gross)
-    rows, group = close_groups(known)
-    total = lambda w: np.bincount(group, np.abs(w), len(rows))
-    out, held = np.empty_like(cut), np.zeros(cut.shape[1])
-    for t, (want, price) in enumerate(zip(cut, seen)):
-        stays = np.where(price | (want == 0), 0.0, held)  # no price: the last target stands
-        moves = np.where(price, want, 0.0)
-        free = total(held) + max(max_gross - np.abs(held).sum(), 0.0) / len(rows)
-        free = np.maximum(free - total(stays), 0.0) if len(rows) > 1 else max_gross - total(stays)
-        share = np.minimum(1.0, free / np.maximum(total(moves), 1e-300))
-        held = out[t] = stays + moves * share[group]
+    out = within_limits(_rows(weights), seen, max_weight, max_gross, known_at_close(bars))
     return pd.DataFrame(out, weights.index, weights.columns)
+
+# %% ../nbs/05b_risk.ipynb #951439da
+def _wanted(forecast: Any, bars: Bars, policy: Any) -> tuple[pd.DataFrame, Bars]:
+    "The positions that are sized, rotated where the policy says so, and the bars of their symbols."
+    positions = signal(forecast, policy.signal, policy.horizon)
+    bars = _aligned(positions, bars)
+    if not policy.decorrelate:
+        return positions, bars
+    every = positions.astype(float).reindex(bars.sessions)
+    z = bars.returns / volatility(bars, span=policy.span)
+    apart = decorrelated(every, z, known_at_close(bars), policy.decorrelate_span)
+    return apart.reindex(positions.index), bars
 
 # %% ../nbs/05b_risk.ipynb #f2fb1928
 _RULES = {  # field -> (test, what it must be)
@@ -276,6 +257,8 @@ _RULES = {  # field -> (test, what it must be)
     "max_gross": (lambda v: v > 0, "above 0"),
     "span": (lambda v: v >= 2, "at least 2 sessions"),
     "buffer": (lambda v: 0 <= v < 1, "a share of the risk budget in [0, 1)"),
+    "decorrelate": (lambda v: isinstance(v, bool), "True or False"),
+    "decorrelate_span": (lambda v: v >= 2, "at least 2 sessions"),
     "signal": (lambda v: v in ("position", "law"), "'position' or 'law'"),
     "horizon": (lambda v: v >= 1 and v == int(v), "a whole number of at least 1 session"),
     "scaling": (lambda v: v in SCALINGS, "'budget', 'realised' or 'none'"),
@@ -308,6 +291,8 @@ class RiskPolicy:
     horizon : horizon of the predictive distribution, sessions.
     scaling : 'budget' keeps conviction, 'realised' does not, 'none' = no scale.
     max_stale_sessions : sessions an order stands without a price.
+    decorrelate : rotate the positions by their correlations before they are sized.
+    decorrelate_span : sessions of these correlations.
 
     Raises
     ------
@@ -324,6 +309,8 @@ class RiskPolicy:
     horizon: int = 1  # horizon of the predictive distribution, sessions
     scaling: str = "budget"  # 'budget' keeps conviction, 'realised' does not, 'none' = no scale
     max_stale_sessions: int = MAX_STALE_SESSIONS  # sessions an order stands without a price
+    decorrelate: bool = False  # rotate the positions by their correlations before they are sized
+    decorrelate_span: int = 252  # sessions of these correlations
 
     def __post_init__(self) -> None:
         for name, (holds, what) in _RULES.items():
@@ -343,8 +330,7 @@ class RiskPolicy:
         DataFrame
             Weights, sessions x symbols, as fractions of the equity; no NaN.
         """
-        positions = signal(forecast, self.signal, self.horizon)
-        bars = _aligned(positions, bars)
+        positions, bars = _wanted(forecast, bars, self)
         portfolio = _scaled(positions, bars, self)
         table = lambda x: pd.DataFrame(x, positions.index, positions.columns)
         within = lambda x: limited(x, bars, self.max_weight, self.max_gross)
@@ -369,7 +355,6 @@ class RiskPolicy:
         DataFrame
             The factor, sessions x symbols.
         """
-        positions = signal(forecast, self.signal, self.horizon)
-        bars = _aligned(positions, bars)
+        positions, bars = _wanted(forecast, bars, self)
         values = _scaled(positions, bars, self).scale
         return pd.DataFrame(values, positions.index, positions.columns)

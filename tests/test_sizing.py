@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +12,15 @@ from hybrid_ssm.backtest import run_backtest
 from hybrid_ssm.calendars import same_day_known
 from hybrid_ssm.data import Bars, DataError
 from hybrid_ssm.risk import RiskPolicy, inverse_volatility, own_returns
+from hybrid_ssm.sizing import (
+    decorrelated,
+    no_trade_band,
+    realised_variance,
+    variance_correction,
+    volatility_scale,
+    within_limits,
+)
+from hybrid_ssm.targets import known_at_close, volatility
 
 HOURS = 6.0, 16.5, 21.0  # UTC: Tokyo, London, New York
 
@@ -388,3 +398,52 @@ def test_prices_are_no_bars():
     one = bars.select(["A"])
     assert RiskPolicy().weights((bars.close * 0 + 1.0)[["A"]], bars).equals(RiskPolicy().weights(one.close * 0 + 1.0, one))
     assert np.isfinite(own_returns(inverse_volatility(bars.close * 0 + 1.0, bars), bars).iloc[40])
+
+
+@pytest.mark.parametrize("closes", ["none", "all"])
+def test_rotation_comes_before_sizing(closes):
+    "Positions that begin late are rotated by the correlations of the whole history, then sized as ever"
+    bars = market(4, n=160, symbols=4, closes=closes)
+    positions = opinions(bars, 5, first=90)
+    z = bars.returns / volatility(bars, span=30)
+    rotated = decorrelated(positions.reindex(bars.sessions), z, known_at_close(bars), 80).loc[positions.index]
+    assert (rotated - positions).abs().mean().mean() > 0.01
+    for scaling in ("budget", "realised", "none"):
+        plain = RiskPolicy(scaling=scaling, span=30, buffer=0.1)
+        policy = replace(plain, decorrelate=True, decorrelate_span=80)
+        assert policy.weights(positions, bars).equals(plain.weights(rotated, bars))
+        assert policy.scale(positions, bars).equals(plain.scale(rotated, bars))
+        assert policy.weights(positions.iloc[:20], bars).equals(policy.weights(positions, bars).iloc[:20])
+
+
+def halves(function, cut, *tables, **first):
+    "A calculation over all sessions, and the same begun again at `cut` from what was there before it"
+    whole = function(*tables)
+    state = {name: (tables[where] if isinstance(where, int) else whole)[cut - 1] for name, where in first.items()}
+    return whole[cut:], function(*(t[cut:] if isinstance(t, (np.ndarray, torch.Tensor)) else t for t in tables), **state)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_calculations_with_a_memory_begin_anywhere(kind):
+    "From the state of the session before, in both libraries and for several portfolios at once"
+    rng = np.random.default_rng(6)
+    wanted, returns = (kind(rng.normal(0, scale, (40, 2, 3))) for scale in (0.5, 0.02))
+    priced, evidence = kind(rng.random((40, 2, 3)) > 0.3), kind(np.where(rng.random((40, 2)) < 0.2, np.nan, rng.exponential(size=(40, 2))))
+    variance = kind(rng.exponential(size=(40, 2)))
+    band = lambda ideal, returns, first=None: no_trade_band(ideal, 0.3, returns, first=first)
+    limits = lambda wanted, priced, first=None: within_limits(wanted, priced, 0.8, 1.0, first=first)
+    parts = (halves(band, 17, wanted, returns, first="out"), halves(limits, 17, wanted, priced, first="out"),
+             halves(lambda e, first=1.0: variance_correction(e, 9, first), 17, evidence, first="out"),
+             halves(lambda e, v, first=np.nan, before=np.nan: realised_variance(e, v, 9, first, before), 17, evidence, variance, first="out", before=1),
+             halves(lambda v, first=1.0: volatility_scale(v, first), 17, variance * priced[:, :, 0], first="out"))
+    for whole, again in parts:
+        assert np.array_equal(np.asarray(whole), np.asarray(again))
+    assert (abs(np.asarray(limits(wanted, priced))).sum(-1) <= 1 + 1e-12).all()
+
+
+def test_limits_of_tensors_and_batches_are_those_of_arrays():
+    rng = np.random.default_rng(7)
+    wanted, priced = rng.normal(0, 0.5, (60, 4)), rng.random((60, 4)) > 0.3
+    slow = within_limits(wanted, priced, 0.8, 1.0)
+    both = within_limits(torch.tensor(np.stack([wanted, -wanted], 1)), torch.tensor(priced)[:, None], 0.8, 1.0)
+    assert np.abs(both.numpy() - np.stack([slow, -slow], 1)).max() < 1e-15

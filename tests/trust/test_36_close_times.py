@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import hybrid_ssm.risk as room
+import hybrid_ssm.sizing as sizing
 from hybrid_ssm.data import Bars
 from hybrid_ssm.feature_set import compute_features
 from hybrid_ssm.risk import RiskPolicy, inverse_volatility
@@ -24,7 +25,8 @@ HOURS = pd.DataFrame({"close_time": ["15:00", "15:00", "16:30", "16:00", "16:00"
 LATER = {"N225": ["FTSE", "SPY", "QQQ", "GOLD"], "TOPIX": ["FTSE", "SPY", "QQQ", "GOLD"], "FTSE": ["SPY", "QQQ", "GOLD"],
          "SPY": ["GOLD"], "QQQ": ["GOLD"], "GOLD": ["N225", "TOPIX", "FTSE", "SPY", "QQQ"]}  # by hand; nobody knows when GOLD closes
 POLICIES = {"budget": RiskPolicy(), "realised": RiskPolicy(scaling="realised"), "plain": RiskPolicy(scaling="none"),
-            "limits": RiskPolicy(max_weight=.1, max_gross=.15), "band": RiskPolicy(buffer=.1, max_gross=.2)}
+            "limits": RiskPolicy(max_weight=.1, max_gross=.15), "band": RiskPolicy(buffer=.1, max_gross=.2),
+            "rotated": RiskPolicy(decorrelate=True, decorrelate_span=100)}
 FEATURES = ("return_1", "market_correlation_63", "market_beta_126", "average_correlation_63", "momentum_rank_63")
 
 
@@ -123,10 +125,10 @@ def test_planted(mutants, monkeypatch):
 
     def limits(planted):
         with monkeypatch.context() as patch:
-            patch.setattr(room, "_gross_known", planted)
+            patch.setattr(sizing, "_gross_known", planted)
             guard(lambda b, q: {"limits": POLICIES["limits"].weights(q, b)}, bars, p, (61,))
     mutants.kill(36, "the gross weight of the whole date", limits,
-                 lambda size, known: np.repeat(size.sum(1, keepdims=True), size.shape[1], axis=1))
+                 lambda size, rows, group: size.sum(1, keepdims=True))
 
     def correlations(planted):
         with monkeypatch.context() as patch:
