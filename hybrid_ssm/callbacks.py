@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'one_cycle', 'configure_optimizer', 'LRFinderResult', 'lr_find', 'KeepBest', 'AverageWeights',
-           'TimeBudget', 'interruptible', 'ProgressBar', 'CSVLog', 'TensorBoardLog', 'Checkpoint', 'resume_run']
+           'RecordHoldings', 'TimeBudget', 'interruptible', 'ProgressBar', 'CSVLog', 'TensorBoardLog', 'Checkpoint',
+           'resume_run']
 
 # %% ../nbs/04f_callbacks.ipynb #3d967cb3
 import copy
@@ -190,11 +191,11 @@ def lr_find(
 
 # %% ../nbs/04f_callbacks.ipynb #33f38da6
 class KeepBest(Callback):
-    "Restore the weights of the best epoch; stop after `patience` epochs without a better one."
+    "Restore the weights of the best epoch; stop after `patience` epochs of a falling rate in vain."
 
     def __init__(
         self,
-        patience: int | None = None,  # epochs to wait for an improvement; None = never stop early
+        patience: int | None = None,  # epochs without a better one; None = never stop early
     ) -> None:
         self.patience = patience
 
@@ -202,7 +203,9 @@ class KeepBest(Callback):
         return {k: v.detach().clone() for k, v in model.state_dict().items()}
 
     def _wait(self, run: Run) -> None:
-        waited = len(run.history.rows) - 1 - run.history.best_epoch
+        rows = run.history.rows
+        peak = int(np.argmax([r.get("rate_at_end", 0.0) for r in rows]))  # 0 = it never rose
+        waited = len(rows) - 1 - max(run.history.best_epoch, peak or -1)
         run.stop |= self.patience is not None and waited >= self.patience
 
     def before_fit(self, run: Run) -> None:
@@ -268,6 +271,36 @@ class AverageWeights(Callback):
     def load(self, state: dict[str, Tensor]) -> None:
         "Keep a mean until the run begins."
         self.kept = state
+
+# %% ../nbs/04f_callbacks.ipynb #e5c4978a
+class RecordHoldings(Callback):
+    "Record in a book what the positions of the model hold, before the first and after each epoch."
+
+    def __init__(
+        self,
+        book: Any,  # a `losses.TradedBook`: the one in the objective
+        positions: Callable[[Any], np.ndarray],  # model -> (sessions, symbols), all of the book's
+    ) -> None:
+        self.book, self.positions, self.recorded = book, positions, False
+
+    def before_fit(self, run: Run) -> None:
+        "Record the first positions, unless a resumed run has brought its own."
+        if not self.recorded:
+            self.before_evaluate(run)
+
+    def before_evaluate(self, run: Run) -> None:
+        "Record the positions of the weights that are validated next."
+        self.book.record(self.positions(run.eval_model))
+        self.recorded = True
+
+    def state(self) -> dict[str, Tensor]:
+        "What was recorded."
+        return self.book.state()
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        "Take it back."
+        self.book.load(state)
+        self.recorded = True
 
 # %% ../nbs/04f_callbacks.ipynb #00581445
 class TimeBudget(Callback):

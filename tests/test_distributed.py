@@ -15,13 +15,15 @@ import torch; torch.set_num_threads(1)
 from hybrid_ssm.handler import FinancialDataHandler
 from hybrid_ssm.hybrid import HybridFinancialModel
 from hybrid_ssm.losses import JointLoss
+from hybrid_ssm.risk import RiskPolicy
 from hybrid_ssm.synthetic import planted_signal
 from hybrid_ssm.trainer import ModelTrainer
 import os
 data = FinancialDataHandler(bars=planted_signal(260, 3, seed=1).bars, features=("return_5", "return_21"))
 rank = int(os.environ.get("RANK", 0))   # the second process starts elsewhere: the first one's weights count
 model = HybridFinancialModel(state_dim=2, memory_dim=4, input_dim=2, num_heads=2, n_layers=1, seed=rank).double()   # Adam turns the rounding of a tiny gradient into a step
-trainer = ModelTrainer(model, data=data, device="cpu", loss=JointLoss(likelihood=.2, sharpe=1.))
+trainer = ModelTrainer(model, data=data, device="cpu", loss=JointLoss(likelihood=.2, sharpe=1., traded=.5), policy=RiskPolicy(),
+                       prior="long_only")
 trainer.train_model(2, 1e-2, window=40, warm_up=10, stride=20, batch_size=7, progress=False, checkpoint=sys.argv[1],
                     memory_map=sys.argv[1] + "-tables")   # both write it
 """

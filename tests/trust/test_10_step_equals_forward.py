@@ -1,11 +1,29 @@
-"""Row 10: step == forward. However the sessions arrive, the outputs are the same and the cache does not grow."""
+"""Row 10: step == forward. However the sessions arrive, the outputs are the same and the cache does not grow.
+
+The same for the position of a trained model of every kind that corrects a classical rule: bar by bar, with the rule read from
+the bars up to each session, it is what `predict` gives from the whole history.
+"""
 import random
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from hybrid_ssm.attention import CONTROLS
+from hybrid_ssm.baselines import (
+    MODELS,
+    DLinearBaseline,
+    LSTMBaseline,
+    SSMBaseline,
+    TransformerBaseline,
+    VSNLSTMBaseline,
+)
+from hybrid_ssm.data import Bars
+from hybrid_ssm.handler import FinancialDataHandler, input_arrays
 from hybrid_ssm.hybrid import COUPLINGS, HybridFinancialModel, ModelOutput
+from hybrid_ssm.synthetic import factor_market
+from hybrid_ssm.trainer import ModelTrainer, takes_prior
 
 B, L, F = 2, 96, 4
 FORMS = [dict(coupling=coupling) for coupling in COUPLINGS + CONTROLS] + [
@@ -103,3 +121,51 @@ def forgets(part):
 def test_mutants(mutants):
     for part, name in (("ssm", "state not carried"), ("attention", "ring not carried"), ("pool", "means not carried")):
         mutants.kill(10, name, same_in_any_cut, forgets(part))
+
+
+CORRECTING = {"hybrid": lambda: HybridFinancialModel(2, 4, 2, 2), "lstm": lambda: LSTMBaseline(4, 2), "vsn_lstm": lambda: VSNLSTMBaseline(4, 2),
+              "transformer": lambda: TransformerBaseline(4, 2, num_heads=2), "ssm": lambda: SSMBaseline(4, 2, num_heads=2), "dlinear": lambda: DLinearBaseline(4, 2)}
+
+
+@pytest.fixture(scope="module")
+def data():
+    "Two symbols with carry, 130 sessions"
+    bars, rng = factor_market(130, list("AB"), 0).bars, np.random.default_rng(0)
+    carry = pd.DataFrame(rng.normal(0, .05, (130, 2)), bars.sessions, bars.symbols)
+    return FinancialDataHandler(bars=Bars(close=bars.close, instruments=bars.instruments, extras=dict(carry=carry)),
+                                features=("return_5", "return_21"))
+
+
+def test_every_model_that_takes_a_prior_is_here():
+    assert {type(build()).__name__ for build in CORRECTING.values()} == {k for k, kind in MODELS.items() if takes_prior(kind)}
+
+
+@torch.no_grad()
+def live_positions(trainer, known, last=12):
+    "Positions of the last sessions bar by bar; `known(t)` are the bars whose rule counts in session t"
+    arrays, n, out = input_arrays(trainer.data.panel, trainer.scaler), 2, []
+    x, mask, dt = (torch.tensor(v) for v in (arrays.x, arrays.mask, arrays.dt))
+    cache, net = trainer.model.init_cache(n), trainer.model.eval()
+    for t in range(len(dt)):
+        rule = torch.zeros(n)
+        if t >= len(dt) - last:
+            rule = torch.tensor(trainer.prior_positions(known(t)).iloc[-1].to_numpy(np.float32))
+        now, cache = net.step(x[:, t], cache, dt=dt[t].expand(n), mask=mask[:, t], prior=rule)
+        out.append(now.position)
+    return torch.stack(out[-last:]).numpy()
+
+
+@pytest.mark.parametrize("name", CORRECTING)
+def test_live_correction(name, data, tell, mutants):
+    trainer = ModelTrainer(CORRECTING[name](), data=data, device="cpu", prior="carry")
+    trainer.train_model(1, 3e-2, window=40, warm_up=10, stride=20, progress=False)
+    batch = trainer.predict().position.iloc[-12:].to_numpy()
+    assert not np.allclose(batch, trainer.prior_positions().iloc[-12:].to_numpy())  # it has learnt a correction
+    upto = lambda t: data.bars.upto(data.sessions[t])
+
+    def guard(known):
+        far = np.abs(live_positions(trainer, known) - batch).max()
+        assert far < 1e-6
+        return far
+    tell(f"{name}: furthest {guard(upto):.0e}")
+    mutants.kill(10, f"{name} corrects yesterday's rule", guard, lambda t: upto(t - 1))
