@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from .core import DAYS_PER_YEAR, HybridSSMError, sparkline
+from .core import DAYS_PER_YEAR, HybridSSMError, line_plot, sparkline
 from .costs import cost_of, roll_cost, square_root_impact
 from hybrid_ssm.data import (
     Bars,
@@ -347,7 +347,9 @@ def _impact(bars: Bars, names: pd.Index, span: slice, terms: "_Terms") -> np.nda
     value = bars.volume[names] * bars.close[names].abs() * size  # in currency, a session
     mean = lambda v: v.dropna().rolling(_VOLUME_SESSIONS, 1).mean().reindex(v.index)
     usual = value.apply(mean).ffill().to_numpy(dtype=float)[span]
-    daily = volatility(bars.select(list(names))).ffill().to_numpy(dtype=float)[span]
+    daily = volatility(bars.select(list(names))).ffill()
+    known = daily.T.fillna(daily.median(axis=1)).T  # a new listing: the usual one
+    daily = known.to_numpy(dtype=float)[span]
     share = terms.capital / np.where(usual > 0, usual, np.nan)
     return square_root_impact(share, daily, terms.impact)
 
@@ -423,8 +425,8 @@ def _impact_cost(
     each = market.impact[t]
     for i in np.flatnonzero((trade != 0) & np.isnan(each))[:1]:
         raise DataError(
-            f"'{names[i]}' is traded on {day:%Y-%m-%d}, and neither its volume nor its volatility "
-            "is known yet: start later, leave it out, or set impact to 0",
+            f"'{names[i]}' is traded on {day:%Y-%m-%d}, where its volume or every volatility is "
+            "unknown: start later, leave it out, or set impact to 0",
             symbol=names[i],
             session=day,
             column="volume",
@@ -519,6 +521,12 @@ class BacktestResult:
                 f"{days[0]:%Y-%m-%d} to {days[-1]:%Y-%m-%d}"
             )
         return replace(self, **cut | {"equity": (1 + cut["net_returns"]).cumprod()})
+
+    def plot(self, log: bool = True, ax: Any = None) -> Any:
+        "Equity net and before costs, logarithmic unless `log` is False; axes made by pandas."
+        gross = (1 + self.gross_returns).cumprod()
+        table = pd.DataFrame({"net of costs": self.equity, "before costs": gross})
+        return line_plot(table, f"Equity, filled at {self.fill}", "1 at the start", ax, log)
 
     def __repr__(self) -> str:
         days = self.equity.index

@@ -10,6 +10,7 @@ __all__ = ['Outcomes', 'outcomes', 'Estimate', 'dependent_mean', 'pit', 'calibra
 # %% ../nbs/05a_calibration.ipynb #b26c6001
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from math import ceil, isnan, nan
 from numbers import Real
 from typing import Any, NamedTuple
@@ -19,12 +20,20 @@ import pandas as pd
 
 # %% ../nbs/05a_calibration.ipynb #56bcbc56
 from .data import DataError, check_sessions, parse_day
-from .forecast import Forecast
+from hybrid_ssm.forecast import (
+    Forecast,
+    MixtureForecast,
+    average_forecasts,
+    members_of,
+    mixture_quantile,
+)
 from hybrid_ssm.student import (
+    student_cdf,
     student_crps,
     student_direction,
     student_interval,
     student_log_density,
+    student_magnitude,
     student_uncertainty,
 )
 from .splits import usable
@@ -32,7 +41,7 @@ from .targets import Targets
 
 # %% ../nbs/05a_calibration.ipynb #df3d0708
 class Outcomes(NamedTuple):
-    "One horizon of a forecast beside what happened."
+    "One horizon of a forecast beside what happened; of a mixture, its moments."
 
     y: np.ndarray  # (S, N) realised return in volatilities; NaN where unknown
     mean: np.ndarray  # (S, N) mu
@@ -120,7 +129,8 @@ def outcomes(
     known = np.searchsorted(rows, at)  # the first row that may look back at it
     known = np.where((at < 0) | (known >= S), -1, known)  # (S, N)
     mean, scale, df = _parameters(forecast, horizon)
-    _check_distribution(forecast, mean, scale, df)
+    for member in members_of(forecast):
+        _check_distribution(member, *_parameters(member, horizon))
     return Outcomes(targets.scaled[..., k][cells], mean, scale, df, known)
 
 # %% ../nbs/05a_calibration.ipynb #0b03dd0c
@@ -170,7 +180,10 @@ def pit(
     from scipy.stats import t
 
     o = outcomes(forecast, targets, horizon)
-    return pd.DataFrame(t.cdf((o.y - o.mean) / o.scale, o.df), forecast.sessions, forecast.symbols)
+    frame = partial(pd.DataFrame, index=forecast.sessions, columns=forecast.symbols)
+    if isinstance(forecast, MixtureForecast):  # its members' distributions, not one Student-t
+        return forecast.cdf(frame(o.y), horizon)
+    return frame(t.cdf((o.y - o.mean) / o.scale, o.df))
 
 # %% ../nbs/05a_calibration.ipynb #7ad10e3c
 def calibration_verdict(
@@ -347,7 +360,7 @@ def reliability(
     if not isinstance(bins, (int, np.integer)) or bins < 1:
         raise DataError(f"bins={bins!r}: give a whole number of at least 1", rule="bad bins")
     o = outcomes(forecast, targets, horizon)
-    p = student_direction(o.mean, o.scale, o.df)
+    p = forecast.direction(horizon).to_numpy()
     p = np.where(np.isfinite(o.y), p, np.nan)  # (S, N)
     up = np.where(np.isfinite(p), o.y > 0, np.nan)
     if not np.isfinite(p).any():
@@ -376,13 +389,25 @@ def sharpness(
     "How narrow the announced distributions are, in volatilities; no outcome is needed."
     rows = {}
     for h in forecast.horizons:
-        mean, scale, df = _parameters(forecast, h)
-        lower, upper = student_interval(mean, scale, df, level)
+        _, scale, df = _parameters(forecast, h)
+        lower, _, upper = _interval(forecast, h, level)
         rows[h] = {
             f"width {100 * level:g} %": np.nanmean(upper - lower),
             "standard deviation": np.nanmean(student_uncertainty(scale, df)),
         }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("horizon")
+
+
+def _interval(forecast: Forecast, horizon: int, level: float) -> tuple[np.ndarray, ...]:
+    "Lower end, middle and upper end of the central interval, each (S, N); raises DataError"
+    members = members_of(forecast)
+    mean, scale, df = _parameters(members[0], horizon)
+    lower, upper = student_interval(mean, scale, df, level)
+    if len(members) == 1:
+        return lower, mean, upper
+    ends = (mixture_quantile(members, (1 + side * level) / 2, horizon) for side in (-1, 1))
+    lower, upper = (end.to_numpy() for end in ends)
+    return lower, (lower + upper) / 2, upper
 
 # %% ../nbs/05a_calibration.ipynb #5b5fef9b
 @dataclass(frozen=True, eq=False, repr=False)
@@ -414,12 +439,40 @@ def score_table(
     out = {}
     for h in _shared(forecast, targets):
         o = outcomes(forecast, targets, h)
-        law = o.y, o.mean, o.scale, o.df
-        out[h, "log score"] = dependent_mean(-student_log_density(*law), h)
-        out[h, "CRPS"] = dependent_mean(student_crps(*law), h)
+        laws = _laws(forecast, h)
+        out[h, "log score"] = dependent_mean(_log_score(o.y, *laws), h)
+        out[h, "CRPS"] = dependent_mean(_crps(o.y, *laws), h)
         up = np.where(np.isfinite(o.y), o.y > 0, np.nan)
-        out[h, "Brier"] = dependent_mean((student_direction(*law[1:]) - up) ** 2, h)
+        out[h, "Brier"] = dependent_mean((student_direction(*laws).mean(0) - up) ** 2, h)
     return ScoreTable(out)
+
+
+def _laws(forecast: Forecast, horizon: int) -> list[np.ndarray]:
+    "Location, scale and degrees of freedom of all members, each (k, S, N)"
+    return [np.stack(a) for a in zip(*(_parameters(m, horizon) for m in members_of(forecast)))]
+
+
+def _log_score(y: np.ndarray, mean: np.ndarray, scale: np.ndarray, df: np.ndarray) -> np.ndarray:
+    "Minus log density of the equal mixture of k members, (S, N)"
+    each = student_log_density(y, mean, scale, df)  # (k, S, N)
+    top = each.max(0)
+    return -(top + np.log(np.exp(each - top).mean(0)))
+
+
+def _crps(y: np.ndarray, mean: np.ndarray, scale: np.ndarray, df: np.ndarray) -> np.ndarray:
+    "E|X - y| less the integral of F (1 - F), in closed form for one member; (S, N)"
+    if len(mean) == 1:
+        return student_crps(y, mean[0], scale[0], df[0])
+    there = np.isfinite(y) & np.isfinite(mean).all(0)
+    mean, scale, df = (a[:, there] for a in (mean, scale, df))  # (k, n)
+    middle, width, spread, step = mean.mean(0), scale.mean(0), np.zeros(there.sum()), 0.2
+    for u in np.arange(-12, 12 + step / 2, step):  # x = middle + width sinh(u)
+        F = student_cdf((middle + width * np.sinh(u) - mean) / scale, df).mean(0)
+        spread += F * (1 - F) * np.cosh(u)
+    out = np.full(y.shape, np.nan)
+    away = student_magnitude(mean - y[there], scale, df).mean(0)
+    out[there] = away - step * width * spread
+    return out
 
 # %% ../nbs/05a_calibration.ipynb #ad41ba25
 @dataclass(frozen=True, repr=False)
@@ -444,6 +497,10 @@ class Calibration:
             )
         mean = {h: self.shrink[h] * f for h, f in forecast.mean.items()}
         scale = {h: self.scale[h] * f for h, f in forecast.scale.items()}
+        if isinstance(forecast, MixtureForecast):  # each member, and their moments
+            members = tuple(map(self.apply, forecast.members))
+            of = average_forecasts(members)
+            return replace(forecast, mean=of.mean, scale=of.scale, df=of.df, members=members)
         return replace(forecast, mean=mean, scale=scale)
 
     def to_dict(self) -> dict:
@@ -484,29 +541,52 @@ class Calibration:
         table = self.frame.to_html(border=0, float_format="{:.3f}".format)
         return f"<b>Calibration</b> on labels known before {self.until or 'the end'}{table}"
 
+# %% ../nbs/05a_calibration.ipynb #shr00001
+def _shares(z, df, base):
+    "Share of each of k members in the density of the outcomes, and its logarithm up to a constant"
+    each = base - (df + 1) / 2 * np.log1p(z**2 / df)  # (k, ...)
+    top = each.max(0)
+    weight = np.exp(each - top)
+    total = weight.sum(0)
+    return weight / total, top + np.log(total)
+
+
+def _base(scale, df):
+    "Log density at the location of each member, as a difference to that of the first"
+    each = student_log_density(0.0, 0.0, scale, df)
+    return each - each[0]
+
 # %% ../nbs/05a_calibration.ipynb #afdf379d
-def _scaled_loss(parameters, y, mean, scale, df):
+def _scaled_loss(parameters, y, mean, scale, df, base):
     "Mean log score up to a constant, and its gradient, at (log s, b)."
     s, b = np.exp(parameters[0]), parameters[1]
     z = (y - b * mean) / (s * scale)
     w = (df + 1) * z / (df + z**2)
-    loss = parameters[0] + ((df + 1) / 2 * np.log1p(z**2 / df)).mean()
-    return loss, np.array([1 - (w * z).mean(), -(w * mean / (s * scale)).mean()])
+    share, log_density = _shares(z, df, base)
+    slopes = (share * w * z).sum(0), (share * w * mean / (s * scale)).sum(0)
+    return parameters[0] - log_density.mean(), np.array([1 - slopes[0].mean(), -slopes[1].mean()])
 
 
 def _scale_error(parameters, o, horizon):
     "Standard error of log s: dependence-aware spread of the score over its slope."
-    z = (o.y - parameters[1] * o.mean) / (np.exp(parameters[0]) * o.scale)  # (S, N)
-    slope = np.nanmean(2 * o.df * (o.df + 1) * z**2 / (o.df + z**2) ** 2)
-    return dependent_mean(1 - (o.df + 1) * z**2 / (o.df + z**2), horizon).se / slope
+    z = (o.y - parameters[1] * o.mean) / (np.exp(parameters[0]) * o.scale)  # (k, S, N)
+    share, _ = _shares(z, o.df, _base(o.scale, o.df))
+    each = 1 - (o.df + 1) * z**2 / (o.df + z**2)
+    score = (share * each).sum(0)  # (S, N)
+    bend = (share * (2 * o.df * (o.df + 1) * z**2 / (o.df + z**2) ** 2)).sum(0)
+    slope = np.nanmean(bend - ((share * each**2).sum(0) - score**2))
+    return dependent_mean(score, horizon).se / slope
 
 
 def _fit_scaling(o, horizon):
     "(scale, shrink, error of log scale, outcomes) by likelihood."
     from scipy.optimize import minimize
 
-    there = np.isfinite(o.y) & np.isfinite(o.mean)
-    cells = tuple(a[there] for a in (o.y, o.mean, o.scale, o.df))
+    stack = {n: getattr(o, n).reshape(-1, *o.y.shape) for n in ("mean", "scale", "df")}
+    o = o._replace(**stack)  # (k, S, N), one for each member
+    there = np.isfinite(o.y) & np.isfinite(o.mean).all(0)
+    mean, scale, df = (a[:, there] for a in stack.values())
+    cells = o.y[there], mean, scale, df, _base(scale, df)
     best = minimize(
         _scaled_loss, [0.0, 1.0], cells, "L-BFGS-B", jac=True, bounds=[(-3.0, 3.0), (0.0, 1.0)]
     ).x
@@ -525,16 +605,17 @@ def _known_before(forecast, targets, horizon, until):
     columns = pd.Index(targets.symbols).get_indexer(forecast.symbols)
     k = list(targets.horizons).index(horizon)
     known = usable(targets.known_at[..., k], rows, until)[:, columns]
-    return o._replace(y=np.where(known, o.y, np.nan))
+    mean, scale, df = _laws(forecast, horizon)  # of each member
+    return Outcomes(np.where(known, o.y, np.nan), mean, scale, df, o.known)
 
 
 def _side_by_side(parts):
     "Several horizons as one, each a set of columns, so that a session still is one observation."
-    return Outcomes(*(np.concatenate(a, axis=1) for a in zip(*parts)))
+    return Outcomes(*(np.concatenate(a, axis=-1) for a in zip(*parts)))
 
 
 def _check_enough(o, name, minimum):
-    found = int((np.isfinite(o.y) & np.isfinite(o.mean)).sum())
+    found = int((np.isfinite(o.y) & np.isfinite(o.mean.reshape(-1, *o.y.shape)).all(0)).sum())
     if found < minimum:
         raise DataError(
             f"horizon {name}: {found} outcomes are known in time, {minimum} are "
@@ -666,9 +747,9 @@ def adaptive_conformal(
     "Intervals that keep their coverage in drift (Gibbs and Candès 2021; Angelopoulos et al. 2023)."
     _check_rate(rate, start)
     o = outcomes(forecast, targets, horizon)
-    lower, upper = student_interval(o.mean, o.scale, o.df, level)
+    lower, middle, upper = _interval(forecast, horizon, level)
     half = (upper - lower) / 2
-    score = np.abs(o.y - o.mean) / half  # 1 = at the border of the announced one
+    score = np.abs(o.y - middle) / half  # 1 = at the border of the announced one
     group = np.zeros(score.shape, int)
     if by_regime:
         group = np.maximum(dominant_regime(forecast).to_numpy(), 0)
@@ -676,7 +757,7 @@ def adaptive_conformal(
     factor = np.exp(np.take_along_axis(path, group, 1))  # (S, N)
     held = np.where(np.isfinite(score), score <= factor, np.nan)
     frame = lambda v: pd.DataFrame(v, forecast.sessions, forecast.symbols)
-    lower, upper = frame(o.mean - factor * half), frame(o.mean + factor * half)
+    lower, upper = frame(middle - factor * half), frame(middle + factor * half)
     shown = frame(np.where(np.isfinite(half), factor, np.nan))
     return ConformalIntervals(lower, upper, shown, frame(held), level, horizon)
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SESSIONS_PER_YEAR', 'DAYS_PER_YEAR', 'HORIZONS', 'TRAINING_WINDOW', 'WARM_UP', 'STRIDE', 'BATCH_SIZE', 'LOWEST_DF',
-           'HybridSSMError', 'ConfigError', 'whole_number', 'did_you_mean', 'MissingExtra', 'require', 'sync_folder',
-           'write_atomic', 'sparkline']
+           'PALETTE', 'HybridSSMError', 'ConfigError', 'whole_number', 'did_you_mean', 'MissingExtra', 'require',
+           'sync_folder', 'write_atomic', 'sparkline', 'style_axes', 'line_plot']
 
 # %% ../nbs/00_core.ipynb #core0004
 import importlib
@@ -146,3 +146,51 @@ def sparkline(
         f'<svg width="{width}" height="{height}" role="img" aria-label="{escape(label)}">{upright}'
         f'<polyline points="{dots}" fill="none" stroke="#0072B2" stroke-width="1.3"/></svg>'
     )
+
+# %% ../nbs/00_core.ipynb #b6483b5f
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe, Ito (2008)
+
+
+def style_axes(
+    ax: Any,  # matplotlib axes
+    title: str,  # what is shown
+) -> Any:  # the same axes
+    "The title to the left, thin horizontal lines, no frame: as all pictures of this package."
+    ax.set_title(title, loc="left", fontsize=10)
+    ax.set_xlabel("")
+    ax.grid(axis="y", color="#E6E6E6")
+    ax.set_axisbelow(True)
+    for label in ax.get_xticklabels():
+        label.set(rotation=0, ha="center")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
+
+# %% ../nbs/00_core.ipynb #674e79a4
+def line_plot(
+    table: Any,  # pandas frame, a line a column; sessions in its rows
+    title: str,  # what is shown
+    unit: str = "",  # at the vertical axis
+    ax: Any = None,  # axes to draw into; None = new ones
+    log: bool = False,  # logarithmic vertical axis
+) -> Any:  # the axes, made by pandas
+    "Lines of a table over time, in the colours of this package."
+    size = {"figsize": (8, 3)} if ax is None else {}
+    colors = [PALETTE[i % len(PALETTE)] for i in range(table.shape[1])]
+    ax = table.plot(ax=ax, color=colors, lw=1.3, logy=log, ylabel=unit, legend=False, **size)
+    for depth, line in enumerate(ax.lines):  # the first column lies on top
+        line.set_zorder(3 - depth / 100)
+    if log:
+        _plain_ticks(ax)
+    if table.shape[1] > 1:
+        ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=6, frameon=False, fontsize=9)
+    return style_axes(ax, title)
+
+
+def _plain_ticks(ax: Any) -> None:
+    "1, 2, 5, 10, ... at a logarithmic axis, as plain numbers"
+    low, high = ax.get_ylim()
+    steps = (1, 2, 5) if high > 8 * low else (1, 1.5, 2, 3, 4, 5, 7)
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    ticks = [m * 10.0**k for k in decades for m in steps if low <= m * 10.0**k <= high]
+    ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
+    ax.set_yticks([], minor=True)

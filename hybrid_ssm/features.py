@@ -19,7 +19,13 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from .core import DAYS_PER_YEAR, SESSIONS_PER_YEAR, did_you_mean
+from hybrid_ssm.core import (
+    DAYS_PER_YEAR,
+    PALETTE,
+    SESSIONS_PER_YEAR,
+    did_you_mean,
+    style_axes,
+)
 from .data import Bars, DataError, prices_per_year
 
 # %% ../nbs/01_features.ipynb #6f3eed3f
@@ -366,6 +372,34 @@ class FeaturePanel:
         values = self.values[..., self._position(name)]
         return pd.DataFrame(values, self.sessions, list(self.symbols))
 
+    def to_frame(
+        self,
+        wide: str | None = None,  # one feature; None = all, in long form
+    ) -> pd.DataFrame:  # session, symbol, a column a feature; wide: sessions x symbols
+        "All values as rows of session and symbol, or one feature wide; NaN where not observed."
+        values = np.where(self.observed, self.values, np.nan)
+        if wide is not None:
+            return pd.DataFrame(
+                values[..., self._position(wide)], self.sessions, list(self.symbols)
+            )
+        S, N, F = values.shape
+        keys = {"session": self.sessions.repeat(N), "symbol": np.tile(list(self.symbols), S)}
+        cells = pd.DataFrame(values.reshape(S * N, F), columns=list(self.names))
+        return pd.concat([pd.DataFrame(keys), cells], axis=1)
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,  # session, symbol, a column a feature, as `to_frame` gives it
+        families: Sequence[str] = (),  # of the features, in order; () = not known
+    ) -> "FeaturePanel":  # symbols in order of appearance; raises DataError
+        "The panel of a long table; rows and cells that are missing are not observed."
+        return cls(*_from_long(frame), families=tuple(families))
+
+    def plot(self, symbol: str, names: Sequence[str] | None = None, axes: Any = None) -> Any:
+        "Features of one symbol, a panel each, at most 6 unless named; axes made by pandas."
+        return _plot_features(self, symbol, self.names[:6] if names is None else names, axes)
+
     def _position(self, name: str) -> int:
         if name not in self.names:
             raise unknown_feature(name, self.names)
@@ -376,6 +410,31 @@ class FeaturePanel:
 
     def _repr_html_(self) -> str:
         return _panel_table(self).to_html(border=0, float_format="{:.2f}".format)
+
+
+def _from_long(
+    frame: pd.DataFrame,
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], pd.DatetimeIndex, tuple]:
+    "Values, observed, names, sessions and symbols of a long table; raises DataError"
+    missing = {"session", "symbol"} - set(frame.columns)
+    names = tuple(n for n in frame.columns if n not in ("session", "symbol"))
+    if missing or not names:
+        lack = sorted(missing) or "a feature"
+        raise DataError(f"the frame has no column {lack}: give what FeaturePanel.to_frame returns")
+    for i in np.flatnonzero(frame.duplicated(["session", "symbol"]))[:1]:
+        row = frame.iloc[i]
+        raise DataError(f"{row['symbol']} on {row['session']} is there twice: keep one row")
+    for name in names:
+        if not pd.api.types.is_float_dtype(frame[name]) or np.isinf(frame[name]).any():
+            raise DataError(f"column '{name}' holds what is no finite number: convert it to floats")
+    sessions = pd.DatetimeIndex(np.sort(frame["session"].unique()))
+    symbols = tuple(frame["symbol"].unique())
+    row = sessions.get_indexer(frame["session"])
+    column = pd.Index(symbols).get_indexer(frame["symbol"])
+    cells = frame[list(names)].to_numpy()
+    values = np.full((len(sessions), len(symbols), len(names)), np.nan, cells.dtype)
+    values[row, column] = cells
+    return values, np.isfinite(values), names, sessions, symbols
 
 
 def _panel_table(panel: FeaturePanel) -> pd.DataFrame:
@@ -390,6 +449,20 @@ def _panel_table(panel: FeaturePanel) -> pd.DataFrame:
     S, N, F = panel.values.shape
     table = pd.DataFrame.from_dict(rows, orient="index")
     return table.rename_axis(f"{S} sessions x {N} symbols x {F} features")
+
+# %% ../nbs/01_features.ipynb #8bdd87a6
+def _plot_features(panel: FeaturePanel, symbol: str, names: Sequence[str], axes: Any) -> Any:
+    "One panel a feature, drawn by pandas, the dates below the last"
+    if symbol not in panel.symbols:
+        raise DataError(f"no symbol {symbol!r}: choose from {list(panel.symbols)}")
+    table = pd.DataFrame({name: panel.to_frame(wide=name)[symbol] for name in names})
+    size = {"figsize": (8, 0.6 + 1.4 * len(names))} if axes is None else {}
+    look = {"color": PALETTE[0], "lw": 1.2, "legend": False, "sharex": axes is None}
+    axes = table.plot(subplots=True, ax=axes, **look, **size)
+    for name, ax in zip(names, np.atleast_1d(axes), strict=True):
+        style_axes(ax, f"{symbol}: {name}")
+    axes[0].figure.tight_layout(h_pad=0.3)
+    return axes
 
 # %% ../nbs/01_features.ipynb #e8e77678
 def check_bars(

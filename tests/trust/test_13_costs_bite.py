@@ -1,12 +1,15 @@
 """Row 13: costs bite. Net = gross - turnover x cost x equity at the fill, and more cost never leaves more money."""
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from hybrid_ssm.backtest import run_backtest
+from hybrid_ssm.config import Config
 from hybrid_ssm.data import Bars
+from hybrid_ssm.run import run_backtests
 
 COSTS = (0.0, 1e-4, 5e-4, 2e-3)
 FILLS = ("close", "next_close", "next_open")
@@ -138,3 +141,28 @@ def test_costs_are_a_share_of_the_equity_at_the_trade():
         held = target
     book = run_backtest(pd.DataFrame([target] * 500, days, names), bars, costs=cost)
     assert book.equity.iloc[-1] == pytest.approx(equity, abs=1e-9)
+
+
+def check_impact(trade):
+    "A run charges impact from the first test session on, in a new listing too, and twice where all costs are doubled"
+    rng = np.random.default_rng(0)
+    days, names = pd.bdate_range("2015-01-01", periods=150), ["A", "B", "C"]
+    close = pd.DataFrame(100 * np.exp(rng.normal(0, 0.02, (150, 3)).cumsum(0)), days, names)
+    close.iloc[:100, 2] = np.nan
+    volume = pd.DataFrame(1e5, days, names).where(close.notna())
+    data = SimpleNamespace(universe=Bars(close=close, volume=volume))
+    weights = {"x": pd.DataFrame(0.3, days, names).where(close.notna(), 0.0).iloc[80:]}
+    config = Config(costs={"bps": 0.0, "impact": 1.0, "capital": 1e6})
+    once, twice = (trade(weights, config, data, cost_multiple=k)["x"] for k in (1.0, 2.0))
+    usual, daily = (volume * close).rolling(21, 1).mean().iloc[80], close.pct_change().ewm(span=60).std().iloc[80]
+    by_hand = (0.3 * daily * np.sqrt(0.3 * 1e6 / usual)).sum()
+    assert abs(once.costs.iloc[0] / by_hand - 1) < 0.2, "the first session does not pay the square-root law"
+    assert once.trades["C"].iloc[20] > 0 and once.costs.iloc[20] > by_hand / 9, "a new listing is traded for nothing"
+    assert abs(twice.costs.iloc[0] / once.costs.iloc[0] - 2) < 1e-9, "twice the cost is not twice the impact"
+
+
+def test_impact_of_a_run(mutants):
+    check_impact(run_backtests)
+    mutants.kill(13, "impact is not doubled with the costs", check_impact, lambda w, c, d, cost_multiple: run_backtests(w, c, d))
+    free = lambda w, c, d, cost_multiple: run_backtests(w, replace(c, costs=replace(c.costs, impact=1e-9)), d)
+    mutants.kill(13, "impact is left out", check_impact, free)
