@@ -80,6 +80,9 @@ class Experiment:
             Where the data are not what the configuration needs.
         ConfigError
             Where the configuration cannot be run on them, or there is nothing to resume.
+        TaskError
+            Where a training fails, or a worker process ends without an error of its own; the
+            finished tasks are kept, and `resume` goes on with the rest.
         KeyboardInterrupt
             On Ctrl-C before a fold is finished.
         """

@@ -8,7 +8,6 @@ __all__ = ['OTHER_SIZINGS', 'seed_backtests', 'difference_table', 'stress_table'
 
 # %% ../nbs/08a_summary.ipynb #95ea2d7b
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,17 @@ import pandas as pd
 from .backtest import BacktestResult
 from .calibration import CoverageTable, calibration_verdict, coverage, pit, reliability
 from .data import periods_per_year
+from .core import ConfigError
 from hybrid_ssm.run import (
-    STRATEGIES,
+    SELECTED,
     ExperimentResult,
     FoldExplanation,
     Task,
+    chosen_weights,
+    explained_row,
     read_json,
+    row_labels,
+    row_tasks,
     run_backtests,
     seed_forecasts,
     target_weights,
@@ -53,19 +57,49 @@ OTHER_SIZINGS = {
 }
 
 
+def _seed_weights(
+    result: ExperimentResult,  # what was found
+    scaling: str | None,  # of RiskPolicy; None = that of each row
+) -> dict[str, list[pd.DataFrame]]:  # label -> target weights of each seed, or of a rule
+    config, data = result.config, result.data
+    out: dict[str, list[pd.DataFrame]] = {}
+    seeds = seed_forecasts(config, result.folds, result.folder)
+    for name in (n for n in config.rows if n != SELECTED):
+        known = [{name: f} for f in seeds[name]] if name in seeds else [{}]
+        days, one = result.sessions, (name,)
+        each = [target_weights(config, data, f, days, one, scaling=scaling) for f in known]
+        out |= {label: [w[label] for w in each] for label in each[0]}
+    if result.selection is not None:
+        out[SELECTED] = _selected_seeds(result, out)
+    return out
+
+
+def _selected_seeds(
+    result: ExperimentResult,  # with a selection
+    weights: Mapping[str, list[pd.DataFrame]],  # label -> target weights of each seed
+) -> list[pd.DataFrame]:  # the same choices with the k-th seed of each row; a rule has only one
+    names = getattr(result.selection, "names", ())
+    several = [len(weights[row_labels(result.config)[n]]) for n in names]
+    count = min([k for k in several if k > 1], default=1)
+    kth = lambda k: {
+        label: each[k if len(each) > 1 else 0]
+        for label, each in weights.items()
+        if k < len(each) or len(each) == 1
+    }
+    return [
+        chosen_weights(result.config, result.data, result.folds, names, kth(k))
+        for k in range(count)
+    ]
+
+
 def seed_backtests(
     result: ExperimentResult,  # what was found
-    scaling: str | None = None,  # of RiskPolicy; None = the configuration's
+    scaling: str | None = None,  # of RiskPolicy; None = that of each row
 ) -> dict[str, list[BacktestResult]]:  # label -> one per seed of a network, one of a rule
-    "The backtests of every strategy under one sizing, each seed of a network traded by itself."
-    risk = result.config.risk if scaling is None else replace(result.config.risk, scaling=scaling)
-    config, data, out = replace(result.config, risk=risk), result.data, {}
-    seeds = seed_forecasts(config, result.folds, result.folder)
-    for name in config.rows:
-        label = STRATEGIES[name].label
-        known = [{name: forecast} for forecast in seeds[name]] if name in seeds else [{}]
-        weights = [target_weights(config, data, f, result.sessions, (name,)) for f in known]
-        backtests = [run_backtests(w, config, data) for w in weights]
+    "The backtests of every row under one sizing, each seed of a network traded by itself."
+    out: dict[str, list[BacktestResult]] = {}
+    for label, each in _seed_weights(result, scaling).items():
+        backtests = [run_backtests({label: w}, result.config, result.data) for w in each]
         if all(backtests):  # a ruined seed leaves no row
             out[label] = [b[label] for b in backtests]
     return out
@@ -81,14 +115,20 @@ def _net_sharpe(backtest: BacktestResult) -> float:
     return sharpe(backtest.net_returns, backtest.periods).value
 
 
+def _hybrid_label(result: ExperimentResult) -> str:
+    "The label of the row that is explained and compared; '' where there is no hybrid"
+    name = explained_row(result.config)
+    return row_labels(result.config)[name] if name else ""
+
+
 def difference_table(
     result: ExperimentResult,  # what was found
-    against: str = "hybrid",  # the row that is compared with all others
+    against: str = "",  # label of the row that is compared with all others; '' = the hybrid
 ) -> pd.DataFrame:  # one row per strategy: difference of net Sharpe ratios, 95 % interval
     "Paired differences of net Sharpe ratios, single seeds, under this sizing and two others."
-    own = result.config.risk.scaling
+    own, against = result.config.risk.scaling, against or _hybrid_label(result)
     others = [s for s in OTHER_SIZINGS if s != own]
-    backtests = {s: seed_backtests(result, s) for s in (own, *others)}
+    backtests = {own: seed_backtests(result)} | {s: seed_backtests(result, s) for s in others}
     rows = {}
     for label in backtests[own]:
         sides = {s: (b.get(against), b.get(label)) for s, b in backtests.items()}
@@ -141,7 +181,7 @@ def block_table(
 # %% ../nbs/08a_summary.ipynb #35a1919a
 def pit_values(
     result: ExperimentResult,  # what was found
-    model: str = "hybrid",  # which trained model
+    model: str = "hybrid",  # which trained row
 ) -> np.ndarray:  # probability integral transform of next-session returns, test sessions only
     "Where the realised returns fell within the predictive distribution."
     u = pit(result.forecasts[model], result.data.handler.targets).to_numpy()
@@ -152,9 +192,9 @@ def coverage_tables(
     result: ExperimentResult,  # what was found
 ) -> dict[str, CoverageTable]:  # by label, of each model with a distribution; test sessions only
     "Announced and actual coverage of every trained model."
-    targets = result.data.handler.targets
+    targets, labels = result.data.handler.targets, row_labels(result.config)
     return {
-        STRATEGIES[m].label: coverage(forecast, targets)
+        labels[m]: coverage(forecast, targets)
         for m, forecast in result.forecasts.items()
         if set(forecast.horizons) & set(targets.horizons)
     }
@@ -163,13 +203,15 @@ def coverage_tables(
 def learning_curves(
     result: ExperimentResult,  # what was found
 ) -> dict[str, list[pd.DataFrame]]:  # label -> losses by epoch, one frame per fold and seed
-    "Losses of every network; learners without epochs are left out."
-    c, out = result.config, {}
-    for model in c.models.learners:
-        tasks = [Task(i, model, s) for i in range(len(result.folds)) for s in c.train.seeds]
+    "Losses of every network; learners without epochs and rows trained as another are left out."
+    config, seen = result.config, set[Task]()
+    out: dict[str, list[pd.DataFrame]] = {}
+    for name in config.learners:
+        tasks = [t for i in range(len(result.folds)) for t in row_tasks(config, name, i)]
         frames = [pd.read_parquet(t.folder(result.folder) / "learning.parquet") for t in tasks]
-        if len(frames[0]) > 1:
-            out[STRATEGIES[model].label] = frames
+        if len(frames[0]) > 1 and not seen.issuperset(tasks):
+            out[row_labels(config)[name]] = frames
+        seen.update(tasks)
     return out
 
 # %% ../nbs/08a_summary.ipynb #28465a1e
@@ -180,8 +222,11 @@ def explain_last_fold(
     return FoldExplanation.load(_last_task(result).folder(result.folder))
 
 
-def _last_task(result: ExperimentResult) -> Task:  # of the hybrid's first seed
-    return Task(len(result.folds) - 1, "hybrid", result.config.train.seeds[0])
+def _last_task(result: ExperimentResult) -> Task:  # of the hybrid's first seed; raises ConfigError
+    name = explained_row(result.config)
+    if name is None:
+        raise ConfigError("this experiment has no hybrid to explain: add 'hybrid' to models.names")
+    return row_tasks(result.config, name, len(result.folds) - 1)[0]
 
 # %% ../nbs/08a_summary.ipynb #22567e74
 _DIFFERENCES = (
@@ -192,13 +237,21 @@ _DIFFERENCES = (
     "contains zero supports no claim; with several comparisons, one that excludes it is "
     "weak evidence."
 )
+_SELECTION = (
+    "What was known before each test block, and the row that was therefore traded in it. In later "
+    "tables the choice stays what it was under the configured sizing and costs."
+)
 _STRESSES = "Net Sharpe ratio ± standard error with twice the cost, and filled one session later."
 
 
 def _table_sections(result: ExperimentResult) -> list[Section]:
     "The sections that hold tables."
     out = [Section("The league table", [*result.notes, result.table])]
-    if "hybrid" in result.backtests and len(result.sessions) >= 20:  # fewer have no interval
+    if result.selection is not None:
+        out.append(Section("Which candidate was traded?", [_SELECTION, result.selection]))
+    if (
+        _hybrid_label(result) in result.backtests and len(result.sessions) >= 20
+    ):  # fewer have no interval
         out.append(Section("Is the difference real?", [_DIFFERENCES, difference_table(result)]))
     blocks = "The same as configured, by test block."
     items = [_STRESSES, stress_table(result), blocks, block_table(result)]
@@ -226,12 +279,12 @@ def _calibration_section(result: ExperimentResult) -> Section:
         "are matched before they are averaged."
     )
     items: list[object] = [words]
-    targets, bins = result.data.handler.targets, {}
+    targets, bins, labels = result.data.handler.targets, {}, row_labels(result.config)
     for label, table in coverage_tables(result).items():
         items += [f"{label}.", coverage_figure(table.frame, f"Coverage of {label}"), table]
     for m, forecast in result.forecasts.items():
         if 1 in forecast.horizons:
-            bins[STRATEGIES[m].label] = reliability(forecast, targets).frame
+            bins[labels[m]] = reliability(forecast, targets).frame
     figures = [reliability_figure(bins)] if bins else []
     return Section("Were the probabilities right?", items + figures)
 
@@ -249,7 +302,10 @@ def _model_sections(result: ExperimentResult) -> list[Section]:
     own = read_forecast(_last_task(result).folder(result.folder) / "forecast.parquet")
     regime = pd.DataFrame({n: f[seen.symbol] for n, f in own.regime.items()})
     price = result.data.universe.level[seen.symbol].reindex(regime.index)
-    values, still = pit_values(result), regime.std().max() < 0.05
+    values, still = (
+        pit_values(result, explained_row(result.config) or ""),
+        regime.std().max() < 0.05,
+    )
     calibration = calibration_figure(values, "Calibration of the hybrid")
     no_regimes = ["The regime weights hardly move: no regimes were found."] * bool(still)
     words = (
@@ -287,7 +343,7 @@ def make_report(
     sections = [*_table_sections(result), _equity_section(result)]
     if result.forecasts:
         sections += [*_learning_section(result), _calibration_section(result)]
-    if "hybrid" in result.forecasts:
+    if explained_row(result.config):
         sections += _model_sections(result)
     facts, config = (read_json(result.folder / f"{name}.json") for name in ("run", "config"))
     universe = result.data.universe

@@ -36,6 +36,8 @@ seeds = [0, 1, 2]
 window = 63
 warm_up = 21
 threads = 2
+[compute]
+backend = "sequential"
 [costs]
 bps = 5.0
 """
@@ -69,6 +71,7 @@ VARIANTS = {
     "further learners": (dict(models=dict(names=("index", "macd", "lstm", "equal_weight", "ridge", "tsmom"))), ()),
     "order of seeds": (dict(train=dict(seeds=(2, 0, 1))), ()),
     "threads": (dict(train=dict(threads=1)), ("LSTM",)),  # sums of a network round by thread
+    "workers": (dict(compute=dict(workers=2, backend="loky")), ()),
 }
 
 
@@ -114,7 +117,7 @@ def test_rows_stand_alone(base):
 
 @pytest.mark.slow
 def test_rows_stand_alone_in_every_variant(base):
-    stand_alone(base, ["benchmark", "further learners", "order of seeds", "threads"])(rows)
+    stand_alone(base, ["benchmark", "further learners", "order of seeds", "threads", "workers"])(rows)
 
 
 def test_joined_sessions_are_seen(base, mutants):
@@ -151,9 +154,9 @@ def changes_the_caller(run, name, planted):
     return with_defect
 
 
-def seeded_globally(honest, config, name, seed):
+def seeded_globally(honest, config, name, seed, symbols=0):
     torch.manual_seed(seed)
-    return honest(config, name, seed)
+    return honest(config, name, seed, symbols)
 
 
 @contextmanager
@@ -179,4 +182,4 @@ def test_the_caller_is_left_as_it_was(base, mutants):
     guard(one_task)
     mutants.kill(32, "a run that seeds its caller", guard, changes_the_caller(one_network, "build_model", seeded_globally))
     mutants.kill(32, "a task that seeds its caller", guard, changes_the_caller(one_task, "build_model", seeded_globally))
-    mutants.kill(32, "a run that keeps its threads", guard, changes_the_caller(one_network, "_threads", threads_that_stay))
+    mutants.kill(32, "a task that keeps its threads", guard, changes_the_caller(one_task, "limited_threads", threads_that_stay))
