@@ -27,7 +27,7 @@ def test_the_model_loads_torch_and_no_data_library():
     assert loaded("import hybrid_ssm.hybrid", heavy | {"torch"}) == {"torch"}
 
 
-@pytest.mark.parametrize("module", ["forecast", "calibration", "backtest", "metrics", "figures", "report", "costs", "config", "trials", "cli"])
+@pytest.mark.parametrize("module", ["forecast", "calibration", "backtest", "metrics", "figures", "report", "costs", "plugins", "config", "keys", "trials", "cli"])
 def test_torch_free_modules_stay_so(module):
     assert loaded(f"import hybrid_ssm.{module}", {"torch"}) == set()
 
