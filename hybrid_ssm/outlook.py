@@ -21,6 +21,7 @@ from .features import check_bars
 from hybrid_ssm.forecast import (
     Forecast,
     average_forecasts,
+    long_table,
     members_of,
     mixture_cdf,
     mixture_quantile,
@@ -165,7 +166,7 @@ class ReturnForecast:
         path: str | Path,  # the file; it is replaced whole
     ) -> Path:  # the same path
         "Write all tables into one parquet file and return its path."
-        return write_atomic(path, partial(_long_of(self).to_parquet, index=False))
+        return write_atomic(path, partial(long_table(_frames_of(self)).to_parquet, index=False))
 
     def plot(self, symbol: str, horizon: int = 1, level: float = 0.9, ax: Any = None) -> Any:
         "Mean and central interval of one symbol over time; the axes, drawn by pandas."
@@ -178,15 +179,6 @@ class ReturnForecast:
         return f"{_outlook_text(self)}{_outlook_table(self).to_html(border=0)}"
 
 # %% ../nbs/04g_outlook.ipynb #9e64338f
-def _long_of(f: ReturnForecast) -> pd.DataFrame:
-    "One row per session and symbol, one column per quantity"
-    frames = {
-        n: t.rename_axis(index="session", columns="symbol").stack(future_stack=True)
-        for n, t in _frames_of(f).items()
-    }
-    return pd.DataFrame(frames).reset_index()
-
-
 def _plot_interval(f: ReturnForecast, symbol: str, horizon: int, level: float, ax: Any) -> Any:
     "Mean and interval of one symbol as pandas draws them"
     if symbol not in f.symbols:
