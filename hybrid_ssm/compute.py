@@ -83,7 +83,8 @@ def _processes(
     settings: dict[str, Any] = dict(initializer=_end_with, initargs=(os.getpid(),))
     how = joblib.parallel_config("loky", inner_max_num_threads=threads, **settings)
     try:
-        with how:
+        with how, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
             yield joblib.Parallel(
                 workers, return_as="generator_unordered", batch_size=1, pre_dispatch="all"
             )
