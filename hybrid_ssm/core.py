@@ -4,16 +4,22 @@
 
 # %% auto #0
 __all__ = ['SESSIONS_PER_YEAR', 'DAYS_PER_YEAR', 'HORIZONS', 'TRAINING_WINDOW', 'WARM_UP', 'STRIDE', 'BATCH_SIZE', 'LOWEST_DF',
-           'PALETTE', 'HybridSSMError', 'ConfigError', 'whole_number', 'did_you_mean', 'MissingExtra', 'require',
-           'sync_folder', 'write_atomic', 'sparkline', 'style_axes', 'line_plot']
+           'PALETTE', 'HybridSSMError', 'ConfigError', 'whole_number', 'real_number', 'several', 'did_you_mean',
+           'MissingExtra', 'require', 'sync_folder', 'write_atomic', 'InUseError', 'exclusive', 'sparkline',
+           'style_axes', 'line_plot']
 
 # %% ../nbs/00_core.ipynb #core0004
 import importlib
+import json
 import os
+import platform
 import secrets
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from html import escape
+from numbers import Real
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,6 +56,36 @@ def whole_number(
     if not plain or value < least:
         raise error(f"{name}={value!r}: give a whole number of at least {least}")
     return int(value)
+
+# %% ../nbs/00_core.ipynb #124455e9
+def real_number(
+    name: str,  # of the setting, for the message
+    value: Any,  # what was given; numpy's numbers count, True, NaN and text do not
+    fits: Callable[[float], bool],  # which numbers are allowed
+    wanted: str,  # the same in words, such as 'a probability between 0 and 1'
+    error: Callable[[str], Exception],  # class of the error, gets the message
+) -> float:  # a plain float
+    "A setting that has to be one finite number of a range; else raises `error`."
+    plain = isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
+    if not plain or not np.isfinite(value) or not fits(float(value)):
+        raise error(f"{name}={value!r}: give {wanted}")
+    return float(value)
+
+# %% ../nbs/00_core.ipynb #dba6c689
+def several(
+    name: str,  # of the setting, for the message
+    values: Any,  # what was given: a list, a tuple, an array or another row of items
+    wanted: str,  # what one item is, such as 'names of features'
+    error: Callable[[str], Exception],  # class of the error, gets the message
+    least: int = 0,  # items that are needed
+) -> list[Any]:  # the items; text, a number, a table and nothing are no list
+    "A setting that has to be a list; else raises `error`."
+    table = isinstance(values, (str, bytes, Mapping)) or np.ndim(getattr(values, "values", 0)) > 1
+    out = None if table or not isinstance(values, Iterable) else list(values)
+    if out is None or len(out) < least:
+        some = ", at least one" if least == 1 else f", at least {least}" if least else ""
+        raise error(f"{name}={values!r}: give a list of {wanted}{some}")
+    return out
 
 # %% ../nbs/00_core.ipynb #e22baaa1
 def did_you_mean(
@@ -105,8 +141,10 @@ def write_atomic(
     content: bytes
     | str
     | Callable[[Path], object],  # or a function that writes to the path it gets
-) -> Path:  # the same path
+) -> Path:  # the same path; raises ConfigError, OSError
     "Write a file so that a reader finds the old one or the new one, never a part of it."
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"path={path!r}: give the name of a file")
     path = Path(path)
     draft = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
@@ -121,6 +159,42 @@ def write_atomic(
         draft.unlink(missing_ok=True)
     sync_folder(path.parent)
     return path
+
+# %% ../nbs/00_core.ipynb #a265aaee
+class InUseError(HybridSSMError, ValueError):
+    "Another process works in a folder."
+
+# %% ../nbs/00_core.ipynb #b927737b
+def _holder(note: Path) -> str:
+    "Who works in a folder, in words"
+    try:
+        who = json.loads(note.read_text(encoding="utf-8"))
+        return f"process {who['pid']} on {who['machine']} since {who['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+@contextmanager
+def exclusive(
+    folder: str | Path,  # that exists
+) -> Iterator[None]:  # raises InUseError naming the folder and the process
+    "No other process works in a folder during this block; a killed one leaves no lock behind."
+    from filelock import FileLock, Timeout
+
+    lock, note = FileLock(Path(folder) / ".lock", timeout=0), Path(folder) / ".process.json"
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InUseError(
+            f"'{folder}' is in use by {_holder(note)}: wait until it has ended, or stop it"
+        ) from error
+    try:
+        who = dict(pid=os.getpid(), machine=platform.node(), since=time.strftime("%F %T"))
+        write_atomic(note, json.dumps(who))
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        lock.release()
 
 # %% ../nbs/00_core.ipynb #94d12625
 def sparkline(
@@ -172,8 +246,10 @@ def line_plot(
     unit: str = "",  # at the vertical axis
     ax: Any = None,  # axes to draw into; None = new ones
     log: bool = False,  # logarithmic vertical axis
-) -> Any:  # the axes, made by pandas
+) -> Any:  # the axes, made by pandas; raises ConfigError
     "Lines of a table over time, in the colours of this package."
+    if ax is not None and not hasattr(ax, "get_figure"):
+        raise ConfigError(f"ax={ax!r}: give the axes of a picture, or None for new ones")
     size = {"figsize": (8, 3)} if ax is None else {}
     colors = [PALETTE[i % len(PALETTE)] for i in range(table.shape[1])]
     ax = table.plot(ax=ax, color=colors, lw=1.3, logy=log, ylabel=unit, legend=False, **size)
