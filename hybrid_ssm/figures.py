@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['INK', 'MUTED', 'STRATEGY_COLORS', 'strategy_styles', 'figure_svg', 'figure_png', 'Picture', 'FigureError',
-           'equity_figure', 'drawdown_figure', 'rolling_sharpe_figure', 'weights_figure', 'calibration_figure',
-           'importance_figure', 'regime_colors', 'regime_figure', 'coverage_figure', 'reliability_figure',
-           'attention_figure', 'learning_figure']
+           'equity_figure', 'drawdown_figure', 'rolling_sharpe_figure', 'weights_figure', 'exposure_figure',
+           'turnover_figure', 'contribution_figure', 'monthly_figure', 'rolling_index_figure', 'interval_figure',
+           'risk_figure', 'calibration_figure', 'importance_figure', 'importance_blocks_figure', 'regime_colors',
+           'regime_figure', 'coverage_figure', 'reliability_figure', 'attention_figure', 'learning_figure']
 
 # %% ../nbs/06b_figures.ipynb #4ce80ff6
 import textwrap
@@ -40,17 +41,27 @@ STRATEGY_COLORS = {  # lower-case name -> its colour in every figure
     "lstm": PALETTE[1],
     "tsmom": PALETTE[2],
     "equal weight": PALETTE[3],
+    "long only": PALETTE[4],
     "index": INK,
 }
-_FREE_LOOKS = [(c, "-") for c in PALETTE[4:]] + [(c, d) for d in ("--", "-.") for c in PALETTE]
+_DOTS, _TWO_DOTS = (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2, 1, 1.2))
+_DASHES: dict[str, Any] = {  # a second sign beside the colour: for print, grey copies and eyes
+    "lstm": "--",
+    "tsmom": "-.",
+    "equal weight": _DOTS,
+    "long only": _TWO_DOTS,
+}
+_KNOWN_LOOKS = {(color, _DASHES.get(name, "-")) for name, color in STRATEGY_COLORS.items()}
+_FREE_LOOKS = [(c, d) for d in ("--", "-.", _DOTS, _TWO_DOTS, "-") for c in PALETTE[1:]]
+_FREE_LOOKS = [look for look in _FREE_LOOKS if look not in _KNOWN_LOOKS]
 
 # %% ../nbs/06b_figures.ipynb #05a919d5
 def _look(
     name: str,  # name of a strategy
-    taken: set[tuple[str, str]],  # looks that other strategies of this figure have already
-) -> tuple[str, str]:  # (colour, dash)
+    taken: set[tuple[str, Any]],  # looks that other strategies of this figure have already
+) -> tuple[str, Any]:  # (colour, dash)
     if name.lower() in STRATEGY_COLORS:
-        return STRATEGY_COLORS[name.lower()], "-"
+        return STRATEGY_COLORS[name.lower()], _DASHES.get(name.lower(), "-")
     start = crc32(name.lower().encode("utf-8", "replace")) % len(_FREE_LOOKS)
     turned = _FREE_LOOKS[start:] + _FREE_LOOKS[:start]
     return next((look for look in turned if look not in taken), turned[0])
@@ -61,7 +72,7 @@ def strategy_styles(
 ) -> dict[str, dict[str, Any]]:  # name -> keyword arguments of a matplotlib line
     "Line styles by strategy: fixed for the known names, for others drawn from their letters."
     styles: dict[str, dict[str, Any]] = {}
-    taken: set[tuple[str, str]] = set()
+    taken: set[tuple[str, Any]] = set()
     for name in map(str, names):
         color, dash = _look(name, taken)
         taken.add((color, dash))
@@ -136,6 +147,24 @@ def figure_png(
     image.save(small, format="png", optimize=True)
     return small.getvalue()
 
+# %% ../nbs/06b_figures.ipynb #f0000020
+def _axes_title(
+    ax: Axes,  # one panel
+) -> str:  # the text above it
+    return " ".join(filter(None, (ax.get_title("left"), ax.get_title(), ax.get_title("right"))))
+
+
+def _legend_texts(
+    figure: Figure,  # with its axes and the figures in it
+) -> list[str]:  # what its legends say
+    within = [figure, *figure.axes, *getattr(figure, "subfigs", ())]
+    legends = [each for one in within for each in (*getattr(one, "legends", ()), _own_legend(one))]
+    return [text.get_text() for each in legends if each for text in each.get_texts()]
+
+
+def _own_legend(part: Any) -> Any:  # of axes; None = there is none
+    return part.get_legend() if isinstance(part, Axes) else None
+
 # %% ../nbs/06b_figures.ipynb #e6d21312
 class Picture(Figure):
     "A matplotlib figure that displays itself in a notebook, without pyplot."
@@ -147,13 +176,14 @@ class Picture(Figure):
         super().__init__(**settings)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        png = figure_png(self, dpi=72, colors=96)
+        png = figure_png(self, dpi=72, colors=48)
         return {"image/png": png, "text/plain": f"<Picture: {self.alt}>"}
 
     @property
     def alt(self) -> str:
-        "One line for those who cannot see the picture: its title."
-        return self.get_suptitle() or "figure"
+        "One line for those who cannot see the picture: its titles, and the numbers of its legends."
+        parts = [self.get_suptitle(), *map(_axes_title, self.axes), *_legend_texts(self)]
+        return ". ".join(dict.fromkeys(" ".join(p.split()) for p in parts if p.strip())) or "figure"
 
 # %% ../nbs/06b_figures.ipynb #62a3e939
 def _titled(
@@ -181,9 +211,11 @@ def _panels(
 # %% ../nbs/06b_figures.ipynb #f0000017
 def _note(
     ax: Axes,  # axes under the title
-    text: str,  # units, source of the band, ...
+    text: str,  # units, source of the band, ...; long ones are wrapped
+    width: int = 84,  # letters in a line: what fits beside a legend
 ) -> None:
-    ax.set_title(text, loc="left", pad=7)
+    lines = (textwrap.fill(part, width, break_on_hyphens=False) for part in text.split("\n"))
+    ax.set_title("\n".join(lines), loc="left", pad=7)
 
 
 def _legend(
@@ -323,7 +355,7 @@ def drawdown_figure(
         ax.axhline(-100 * limit, color=INK, linewidth=0.9, linestyle=":")
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:.0f} %"))
     ax.set_ylim(top=0)
-    words = "% below the highest equity so far; legend: worst (in annual volatilities)" + (
+    words = "% below the highest equity; legend: worst (in annual volatilities)" + (
         f"; dotted: -{limit:.0%}" if limit else ""
     )
     _note(ax, words)
@@ -381,20 +413,52 @@ _LONG_SHORT: LinearSegmentedColormap = sns.blend_palette(
 )
 
 
+def _mark_folds(
+    axes: Iterable[Axes],  # panels over time
+    folds: Iterable[pd.Timestamp],  # first sessions of the test blocks
+) -> str:  # what to add to the note
+    known = list(folds)
+    for ax, day in ((ax, day) for ax in axes for day in known):
+        ax.axvline(day, color=MUTED, linewidth=0.9, linestyle=(0, (1.5, 2)))
+    return "; dotted: a test block begins" * bool(known)
+
+
 def _exposure(
     ax: Axes,  # upper panel
-    weights: pd.DataFrame,  # sessions x symbols
+    totals: pd.DataFrame,  # sessions x gross, net, ..., multiples of the equity
 ) -> tuple[list[Line2D], list[str]]:  # handles and labels of the legend
-    total = {"gross": weights.abs().sum(axis=1), "net": weights.sum(axis=1)}
-    lines = [
-        ax.plot(weights.index, total["gross"], color=INK, linewidth=1.2)[0],
-        ax.plot(weights.index, total["net"], color=PALETTE[0], linewidth=1.2)[0],
-    ]
+    looks: dict[str, tuple[str, Any]] = {"gross": (INK, "-"), "net": (PALETTE[0], "--")}
+    looks |= {"long": (PALETTE[2], "-."), "short": (PALETTE[1], _DOTS)}
+    lines = []
+    for name in totals:
+        color, dash = looks.get(str(name), (MUTED, "-"))
+        lines += ax.plot(totals.index, totals[name], color=color, linestyle=dash, linewidth=1.3)
     ax.axhline(0, color=MUTED, linewidth=0.8)
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}x"))
-    return lines, [f"{name}  {value.mean():.2f}x mean" for name, value in total.items()]
+    return lines, [f"{name}  {totals[name].mean():.2f}x mean" for name in totals]
+
+# %% ../nbs/06b_figures.ipynb #f0000022
+def _runs(
+    true: np.ndarray,  # (l,) of bool
+    edges: np.ndarray,  # (l + 1,) borders
+) -> list[tuple[float, float]]:  # (start, width) of every unbroken run
+    steps = np.flatnonzero(np.diff(np.concatenate([[False], true, [False]]).astype(int)))
+    return [(edges[a], edges[b] - edges[a]) for a, b in zip(steps[::2], steps[1::2])]
 
 
+def _hatch_short(
+    ax: Axes,  # map with one row per column of `weights`
+    weights: pd.DataFrame,  # sessions x symbols
+    least: float,  # sizes below it get no hatch
+) -> None:
+    edges, values = _edges(weights.index), weights.to_numpy(float)
+    style: dict[str, Any] = dict(
+        facecolor="none", edgecolor=(0, 0, 0, 0.45), hatch="//////", linewidth=0
+    )
+    for i in range(values.shape[1]):
+        ax.broken_barh(_runs(values[:, i] < -least, edges), (i, 1), rasterized=True, **style)
+
+# %% ../nbs/06b_figures.ipynb #f0000021
 def _weight_map(
     figure: Figure,  # gets the scale of colours
     ax: Axes,  # lower panel
@@ -411,6 +475,7 @@ def _weight_map(
         vmax=top,
         rasterized=True,
     )
+    _hatch_short(ax, weights, 0.02 * top / 100)
     ax.set_yticks(np.arange(n) + 0.5, map(str, weights.columns), fontsize=9 if n < 30 else 6.5)
     ax.invert_yaxis()
     ax.grid(False)
@@ -430,16 +495,232 @@ def _weight_map(
 def weights_figure(
     weights: pd.DataFrame,  # sessions x symbols, fractions of equity; NaN is left blank
     title: str = "Weights held",  # what is seen
+    folds: Iterable[pd.Timestamp] = (),  # first sessions of the test blocks: each gets a line
 ) -> Picture:  # exposure above, one row of colour per symbol below
     "The weights of a portfolio over time, and its gross and net exposure."
     if weights.empty:
         raise FigureError("no weights to draw: the frame has no session or no symbol")
     n = weights.shape[1]
     figure, (above, below) = _panels(title, 2.6 + max(1.2, 0.17 * n), (1, max(0.9, 0.12 * n)))
-    _legend(figure, *_exposure(above, weights))
-    _note(above, "multiple of equity; below: blue = long, orange = short, in % of equity")
+    totals = {"gross": weights.abs().sum(axis=1), "net": weights.sum(axis=1)}
+    _legend(figure, *_exposure(above, pd.DataFrame(totals)))
+    words = "multiple of equity; below: blue = long, orange, hatched = short, % of equity"
     _weight_map(figure, below, weights)
+    _note(above, words + _mark_folds((above, below), folds))
     _time_axis(below, weights.index)
+    return figure
+
+# %% ../nbs/06b_figures.ipynb #f0000031
+_SIDES = "gross", "net", "long", "short"
+
+
+@_style()
+def exposure_figure(
+    exposures: pd.DataFrame,  # by session: gross, net, long, short, and a column for each sector
+    title: str = "Exposure",  # what is seen
+    folds: Iterable[pd.Timestamp] = (),  # first sessions of the test blocks: each gets a line
+) -> Picture:  # the sides above, one row of colour per sector below
+    "Exposure of a portfolio by side and by sector, as multiples of the equity."
+    sides = [name for name in _SIDES if name in exposures]
+    if exposures.empty or not sides:
+        raise FigureError("no exposure to draw: pass a frame with the columns gross and net")
+    sectors = exposures.drop(columns=sides)
+    n = sectors.shape[1]
+    rows = (1, max(0.4, 0.13 * n)) if n else (1,)
+    figure, (above, *below) = _panels(title, 2.8 + bool(n) * max(0.8, 0.24 * n), rows)
+    _legend(figure, *_exposure(above, exposures[sides]))
+    for ax in below:
+        _weight_map(figure, ax, sectors)
+    words = "multiple of equity" + "; below: net by sector, hatched = short, % of equity" * bool(n)
+    _note(above, words + _mark_folds((above, *below), folds))
+    _time_axis(figure.axes[0], exposures.index)
+    return figure
+
+# %% ../nbs/06b_figures.ipynb #f0000035
+def _by_month(
+    values: pd.Series,  # by session
+) -> tuple[np.ndarray, np.ndarray]:  # first session of each month, sum of the month
+    first = pd.Series(values.index, values.index)
+    month = values.index.to_period("M")
+    return first.groupby(month).min().to_numpy(), values.groupby(month).sum().to_numpy()
+
+
+@_style()
+def turnover_figure(
+    turnover: pd.Series,  # traded in each session, one way, multiple of the equity; with dates
+    costs: pd.Series,  # all costs of each session, fraction of the equity
+    title: str = "What was traded, and what it cost",  # what is seen
+    folds: Iterable[pd.Timestamp] = (),  # first sessions of the test blocks: each gets a line
+) -> Picture:  # bars by month above, the sum of the costs below
+    "Turnover by month and the costs so far."
+    if turnover.empty or not isinstance(turnover.index, pd.DatetimeIndex):
+        raise FigureError("no turnover to draw: pass a Series by session, with dates")
+    figure, (above, below) = _panels(title, 3.6, (1.4, 1))
+    start, traded = _by_month(turnover)
+    wide: dict[str, Any] = dict(width=25, align="edge", linewidth=0)
+    above.bar(date2num(start), traded, color=PALETTE[0], **wide)
+    above.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}x"))
+    below.plot(costs.index, 100 * costs.cumsum(), color=PALETTE[1], linewidth=1.5)
+    below.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g} %"))
+    _note(above, "traded in a month, multiple of the equity" + _mark_folds((above, below), folds))
+    _note(below, f"sum of all costs so far, in the end {100 * costs.sum():.2f} % of equity")
+    _time_axis(below, turnover.index)
+    return figure
+
+# %% ../nbs/06b_figures.ipynb #f0000039
+def _largest(
+    sums: pd.Series,  # by symbol
+    top: int,  # how many are named
+) -> pd.Series:  # the largest in size, the others as one sum; from gain to loss
+    named = sums.abs().sort_values(ascending=False).index[:top]
+    rest = sums.drop(named)
+    out = sums[named].sort_values(ascending=False)
+    return pd.concat([out, pd.Series({f"{len(rest)} others": rest.sum()})]) if len(rest) else out
+
+
+@_style()
+def contribution_figure(
+    contributions: pd.Series,  # by symbol: sum of weight times return, fraction of the equity
+    title: str = "Contribution by symbol",  # what is seen
+    top: int = 25,  # symbols named, the largest in size; the others are one bar
+) -> Picture:  # horizontal bars, gains first
+    "What each symbol added to the gross return, or took from it."
+    if not len(contributions) or contributions.isna().any():
+        raise FigureError("no contribution to draw: pass a Series by symbol without NaN")
+    sums = 100 * _largest(contributions.rename(str), top)
+    figure, (ax,) = _panels(title, 1.4 + 0.22 * len(sums))
+    bars = ax.barh(range(len(sums)), sums, color=[PALETTE[0 if v >= 0 else 1] for v in sums])
+    for bar, value in zip(bars, sums):
+        bar.set_hatch("" if value >= 0 else "////")
+        bar.set_edgecolor("white")
+    ax.bar_label(bars, [f"{v:+.2f}" for v in sums], padding=3, fontsize=8.5, color=MUTED)
+    ax.set_yticks(range(len(sums)), sums.index, color=INK)
+    ax.set_ylim(len(sums) - 0.4, -0.6)
+    ax.margins(x=0.12)
+    ax.grid(False, axis="y")
+    ax.axvline(0, color=INK, linewidth=0.9)
+    total = 100 * contributions.sum()
+    _note(ax, f"sum of daily contributions before costs, % of equity; together {total:+.2f}")
+    return figure
+
+# %% ../nbs/06b_figures.ipynb #f0000043
+def _number_map(
+    ax: Axes,  # where to draw
+    values: pd.DataFrame,  # numbers; NaN is left blank
+    form: str,  # of a number in its cell, such as '{:+.1f}'
+    cmap: Any,  # colours from the lowest to the highest value
+    low: float,  # value of the first colour
+    high: float,  # value of the last one
+) -> None:
+    shades = cmap((values.to_numpy(float) - low) / (high - low or 1))
+    shades[values.isna().to_numpy()] = 1  # white
+    ax.imshow(shades, aspect="auto", interpolation="nearest")
+    dark = shades[..., :3] @ (0.299, 0.587, 0.114) < 0.55
+    size = 8.5 if values.shape[1] <= 14 else 7
+    for i, k in np.argwhere(values.notna().to_numpy()):
+        text, color = form.format(values.iat[i, k]), "white" if dark[i, k] else INK
+        ax.text(k, i, text, ha="center", va="center", fontsize=size, color=color)
+    ax.set_xticks(range(values.shape[1]), map(str, values.columns))
+    ax.set_yticks(range(len(values)), map(str, values.index))
+    ax.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+
+# %% ../nbs/06b_figures.ipynb #f0000045
+@_style()
+def monthly_figure(
+    table: pd.DataFrame,  # years x months and 'year'; returns as fractions, NaN = no session
+    title: str = "Returns by month, net of cost",  # what is seen
+) -> Picture:  # one cell per month, the whole year at the right
+    "A calendar of returns, with the number in every cell."
+    if table.empty:
+        raise FigureError("no month to draw: pass a table of years x months")
+    values = 100 * table.astype(float)
+    figure, (ax,) = _panels(title, 1.35 + 0.3 * len(values))
+    top = max(np.nanquantile(values.abs().to_numpy(), 0.95), 1e-9)
+    _number_map(ax, values, "{:+.1f}" if top < 100 else "{:+.0f}", _LONG_SHORT, -top, top)
+    if "year" in table:
+        ax.axvline(list(table).index("year") - 0.5, color=INK, linewidth=1.2)
+    _note(ax, "compounded, %")
+    return figure
+
+# %% ../nbs/06b_figures.ipynb #f0000049
+@_style()
+def rolling_index_figure(
+    beta: Mapping[str, pd.Series],  # name -> trailing beta to the index, by session
+    correlation: Mapping[str, pd.Series],  # name -> trailing correlation with it
+    title: str = "Beta and correlation to the index",  # what is seen
+    window: int = SESSIONS_PER_YEAR,  # sessions they were taken over, for the note
+) -> Picture:  # beta above, correlation below
+    "Trailing beta and correlation of several strategies to the index."
+    betas, pairs = (_strategies(given) for given in (beta, correlation))
+    figure, (above, below) = _panels(title, 4.6, (1, 1))
+    lines = _curves(above, betas)
+    _curves(below, pairs)
+    below.set_ylim(-1.05, 1.05)
+    for ax in (above, below):
+        ax.axhline(0, color=MUTED, linewidth=0.8)
+    _note(above, f"beta over {window} sessions; legend: mean beta, mean correlation")
+    _note(below, f"correlation over {window} sessions")
+    labels = [f"{n}  {b.mean():.2f}, {pairs[n].mean():.2f}" for n, b in betas.items()]
+    _legend(figure, list(lines.values()), labels)
+    return figure
+
+# %% ../nbs/06b_figures.ipynb #f0000053
+@_style()
+def interval_figure(
+    table: pd.DataFrame,  # one row each, with the columns value, low, high
+    title: str,  # what is seen
+    line: float = 0.0,  # what the values are compared with: a goal, or 0
+    note: str = "",  # unit, and how the interval was found
+) -> Picture:  # a dot and a bar for each row, in the order given
+    "Values with their intervals against one line; filled where an interval does not touch it."
+    table = table.dropna(subset=["value"])
+    if table.empty:
+        raise FigureError("no interval to draw: pass a frame with value, low, high")
+    figure, (ax,) = _panels(title, 1.35 + 0.33 * len(table))
+    for i, row in enumerate(table[["value", "low", "high"]].itertuples(index=False)):
+        sure = row.low > line or row.high < line
+        ax.plot([row.low, row.high], [i, i], color=PALETTE[0], linewidth=2.2, solid_capstyle="butt")
+        face = PALETTE[0] if sure else "white"
+        ax.plot(row.value, i, "o", color=PALETTE[0], markersize=8, markerfacecolor=face)
+        words = f"{row.value:+.2f}  [{row.low:+.2f}, {row.high:+.2f}]"
+        place: dict[str, Any] = dict(xycoords=ax.get_yaxis_transform(), va="center", fontsize=9)
+        ax.annotate(words, (1.01, i), annotation_clip=False, **place)
+    ax.axvline(line, color=INK, linewidth=1.2, linestyle="--" if line else "-")
+    ax.set_yticks(range(len(table)), map(str, table.index), color=INK)
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.grid(False, axis="y")
+    _note(ax, note or "bars: 95 % intervals; filled: the interval does not touch the line")
+    return figure
+
+# %% ../nbs/06b_figures.ipynb #f0000057
+@_style()
+def risk_figure(
+    returns: pd.Series,  # by session, fractions
+    limits: Mapping[str, pd.Series],  # name -> value at risk known the day before, a loss above 0
+    title: str = "Daily returns and value at risk",  # what is seen
+) -> Picture:  # points, one line per limit, and a mark for each exceedance of the first
+    "Returns under their announced value at risk, exceedances marked."
+    if not limits or not any(line.notna().any() for line in limits.values()):
+        raise FigureError("no value at risk to draw: pass {'name': Series of losses above 0}")
+    figure, (ax,) = _panels(title, 3.8)
+    ax.plot(returns.index, 100 * returns, ".", color="#A0A0A0", markersize=2.5, rasterized=True)
+    dashes, handles, labels = ("-", "--", "-.", _DOTS), [], []
+    for i, (name, loss) in enumerate(limits.items()):
+        known = loss.reindex(returns.index)
+        style: dict[str, Any] = dict(
+            color=PALETTE[i % len(PALETTE)], linestyle=dashes[i % 4], linewidth=1.4
+        )
+        handles += ax.plot(known.index, -100 * known, **style)
+        beyond = returns.index[(returns < -known).to_numpy()]
+        labels.append(f"{name}: {len(beyond)} of {known.notna().sum():,} days beyond")
+        if i == 0:
+            ax.plot(beyond, 100 * returns[beyond], "x", color=INK, markersize=5)
+    _time_axis(ax, returns.index)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g} %"))
+    _note(ax, f"% of equity; x: a loss beyond the limit '{next(iter(limits))}'")
+    _legend(figure, handles, labels)
     return figure
 
 # %% ../nbs/06b_figures.ipynb #06939d8a
@@ -562,6 +843,24 @@ def importance_figure(
     _note(ax, words + (f"\nnever observed: {_listed(blank)}" if len(blank) else ""))
     return figure
 
+# %% ../nbs/06b_figures.ipynb #f0000061
+@_style()
+def importance_blocks_figure(
+    importance: pd.DataFrame,  # one row per test block, one column per feature
+    title: str = "What the model looks at, block by block",  # what is seen
+    top: int = 20,  # features shown, the largest on average first
+) -> Picture:  # one cell per feature and block, shares in %
+    "Feature importances of every test block, as shares of their sum."
+    rows, _ = _shares(importance)
+    shares = 100 * rows.set_axis(importance.index).T
+    shares = shares.loc[shares.mean(axis=1).sort_values(ascending=False).index[:top]]
+    figure, (ax,) = _panels(title, 1.5 + 0.25 * len(shares))
+    cmap = sns.blend_palette(["#FFFFFF", "#A8CDE4", "#0072B2"], as_cmap=True)
+    equal = 100 / rows.shape[1]
+    _number_map(ax, shares, "{:.1f}", cmap, 0, max(2.5 * equal, float(shares.to_numpy().max())))
+    _note(ax, f"share of the weight on observed cells, %; equal shares: {equal:.1f}")
+    return figure
+
 # %% ../nbs/06b_figures.ipynb #29a38c69
 def regime_colors(
     k: int,  # number of regimes
@@ -616,20 +915,17 @@ def regime_figure(
             "session with both: pass the same dates"
         )
     price, regime = price[both], regime.loc[both]
-    title = title or f"Regimes of {price.name or 'the price'}"
-    figure, (above, below) = _panels(title, 5, (2.2, 1))
+    figure, (above, below) = _panels(
+        title or f"Regimes of {price.name or 'the price'}", 5, (2.2, 1)
+    )
     _shade(above, regime)
     above.plot(both, price.to_numpy(), color=INK, linewidth=1.2)
     _price_axis(above, price)
     above.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,g}"))
     _note(above, f"price{', log scale' if price.min() > 0 else ''}; colour: the mixture of regimes")
-    layers = below.stackplot(
-        both,
-        100 * regime.to_numpy().T,
-        colors=regime_colors(regime.shape[1]),
-        alpha=0.85,
-        linewidth=0,
-    )
+    look: dict[str, Any] = dict(colors=regime_colors(regime.shape[1]), alpha=0.85, linewidth=0)
+    layers = below.stackplot(both, 100 * regime.to_numpy().T, **look)
+    layers[-1].set(hatch="///", edgecolor=(1, 1, 1, 0.7))
     below.set(ylim=(0, 100), ylabel="weight, %")
     _time_axis(below, both)
     shares = [f"{str(n).replace('_', ' ')}  {100 * regime[n].mean():.0f} %" for n in regime]
@@ -650,10 +946,12 @@ def _coverage_groups(
         place = np.searchsorted(levels, part["nominal"]) + (i - (len(colors) - 1) / 2) * step
         gap = 100 * (part["actual"] - part["nominal"]).to_numpy()
         size, bar = 6.5 if name == "all" else 5, 196 * part["se"].to_numpy()
-        known = dict(fmt="o", color=color, markersize=size, elinewidth=1.5)
+        known = dict(fmt="os^Dv"[i % 5], color=color, markersize=size, elinewidth=1.5)
         handles.append(ax.errorbar(place, np.where(bar >= 0, gap, np.nan), bar, **known))
         unknown = np.where(bar >= 0, np.nan, gap)  # too little is known for an error
-        ax.plot(place, unknown, "o", color=color, markersize=size, markerfacecolor="white")
+        ax.plot(
+            place, unknown, "os^Dv"[i % 5], color=color, markersize=size, markerfacecolor="white"
+        )
     ax.axhline(0, color=INK, linewidth=1)
     ax.set_xticks(range(len(levels)), [f"{100 * v:g} %" for v in levels])
     ax.set(xlim=(-0.55, len(levels) - 0.45), xlabel="announced")
@@ -791,6 +1089,9 @@ def _session_ticks(
         ax.label_outer()
 
 # %% ../nbs/06b_figures.ipynb #2200683e
+_HEAD_DASHES = "-", "--", "-.", _DOTS  # a head keeps its own dash, so that equal curves both show
+
+
 def _lag_panel(
     ax: Axes,  # lower panel
     heads: np.ndarray,  # (head, l, l)
@@ -798,12 +1099,9 @@ def _lag_panel(
     profiles = np.array([_by_lag(w) for w in heads])  # (head, l)
     reach = max(2, profiles.shape[1])
     for i, profile in enumerate(profiles):
-        ax.plot(
-            100 * profile,
-            color=PALETTE[i % len(PALETTE)],
-            linewidth=1.6,
-            linestyle="-" if i < len(PALETTE) else "--",
-        )
+        dash = _HEAD_DASHES[(i + i // len(PALETTE)) % 4]
+        color = PALETTE[i % len(PALETTE)]
+        ax.plot(100 * profile, color=color, linewidth=1.9, linestyle=dash)
     ax.set(xlabel="sessions back", ylim=(0, None))
     ax.set_xscale("symlog", linthresh=1, linscale=0.3)
     ticks = [t for t in (0, 1, 2, 5, 10, 21, 63, 126, 252, 504) if t < reach]
@@ -813,7 +1111,7 @@ def _lag_panel(
     ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g} %"))
     _note(
         ax,
-        "mean weight by distance in the rows that reach so far back, %; numbers in the "
+        "mean weight by distance, over the rows that reach so far back, %\n"
         "legend: mean distance, sessions",
     )
 
@@ -892,7 +1190,8 @@ def learning_figure(
     axes = figure.subplots(1, len(runs), squeeze=False)[0]
     for ax, (name, frames) in zip(axes, runs.items()):
         for frame in frames:
-            (train,) = ax.plot(frame.index, frame["train"], color=MUTED, linewidth=0.9, alpha=0.6)
+            thin = dict(color=MUTED, linewidth=1.0, alpha=0.7, linestyle="--")
+            (train,) = ax.plot(frame.index, frame["train"], **thin)
             (valid,) = ax.plot(
                 frame.index, frame["valid"], color=PALETTE[0], linewidth=1.1, alpha=0.8
             )
