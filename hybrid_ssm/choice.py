@@ -261,7 +261,7 @@ def selection_table(
                 "known until": _label(before[-1]) if k and len(before) else "nothing",
                 "traded": chosen,
             }
-            | {name: str(s) for name, s in scores.items()}
+            | {f"score of {name}": str(s) for name, s in scores.items()}
         )
     frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis(["block", "candidate"])
     return SelectionTable(frame, tuple(names), pd.DataFrame(text).rename_axis("block"))
