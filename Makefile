@@ -24,6 +24,7 @@ demo: $(READY) ## walk forward on the bundled sample; prints the table, time and
 	OMP_NUM_THREADS=2 $(BIN)/python tools/measure.py $(BIN)/python -m hybrid_ssm demo $(ARGS)
 
 test: export OMP_NUM_THREADS = 1
+test: export HYBRID_SSM_TRIALS = off
 test: lint $(READY) ## lint, every notebook and the quick tests (slow, gpu and net are left out)
 	$(BIN)/nbdev_test --n_workers 2
 	$(BIN)/python -m pytest tests -n 2 -m 'not slow and not long and not gpu and not net'

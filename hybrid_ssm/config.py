@@ -52,7 +52,12 @@ from .risk import RiskPolicy
 from .rules import POSITION_RULES, WEIGHT_RULES, Rule
 
 # %% ../nbs/07_config.ipynb #3cd469aa
-_TYPE_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_TYPE_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+}
 
 
 def _scalar(
@@ -72,6 +77,13 @@ def _scalar(
 _MAY_REPEAT = ("models.windows",)  # lists in which a value may stand twice
 
 
+def _table(value: object, key: str) -> dict:
+    "A table of texts or numbers by name; raises ConfigError."
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{key} is {value!r}: it must be a table, such as {{AAPL = ...}}")
+    return {str(k): v for k, v in value.items()}
+
+
 def _converted(
     value: object,  # as given in TOML or Python
     kind: Any,  # type of the field: int, float, str, bool, tuple[int, ...] or `... | None`
@@ -82,6 +94,8 @@ def _converted(
     options = [k for k in get_args(kind) if k not in (type(None), Ellipsis)]
     if get_origin(kind) is not tuple:
         base = options[0] if options else kind
+        if base is dict:
+            return _table(value, key)
         if (found := _scalar(value, base)) is None:
             raise ConfigError(f"{key} is {value!r}: it must be {_TYPE_WORDS[base]}")
         return found

@@ -360,7 +360,11 @@ def check_same_grid(
     name: str,  # what the error calls it
 ) -> None:  # raises DataError
     "Raise `DataError` for the first table that has other sessions or symbols than another one."
-    for other, table in tables.items():
+    for other, table in [(name, grid), *tables.items()]:
+        if not isinstance(table, pd.DataFrame):
+            raise DataError(
+                f"table '{other}' is a {type(table).__name__}: give a frame, sessions x symbols"
+            )
         if not (table.index.equals(grid.index) and table.columns.equals(grid.columns)):
             raise DataError(
                 f"table '{other}' {table.shape} has another grid than '{name}' {grid.shape}: "

@@ -11,7 +11,7 @@ __all__ = ['Columns', 'Join', 'SIGMA_SESSIONS', 'rolling_join', 'rolling_sum', '
 
 # %% ../nbs/01_features.ipynb #815e9327
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from hybrid_ssm.core import (
     PALETTE,
     SESSIONS_PER_YEAR,
     did_you_mean,
+    several,
     style_axes,
 )
 from .data import Bars, DataError, prices_per_year
@@ -355,6 +356,7 @@ class FeaturePanel:
         names: Sequence[str],  # features, in the order wanted
     ) -> "FeaturePanel":  # with these alone; raises DataError for others
         "Some of the features."
+        names = several("names", names, "names of features", DataError)
         f = [self._position(n) for n in names]
         return replace(
             self,
@@ -394,14 +396,17 @@ class FeaturePanel:
         families: Sequence[str] = (),  # of the features, in order; () = not known
     ) -> "FeaturePanel":  # symbols in order of appearance; raises DataError
         "The panel of a long table; rows and cells that are missing are not observed."
-        return cls(*_from_long(frame), families=tuple(families))
+        known, parts = several("families", families, "words", DataError), _from_long(frame)
+        if known and len(known) != len(parts[2]):
+            raise DataError(f"families={known!r}: give one for each of the features {parts[2]}")
+        return cls(*parts, families=tuple(known))
 
     def plot(self, symbol: str, names: Sequence[str] | None = None, axes: Any = None) -> Any:
         "Features of one symbol, a panel each, at most 6 unless named; axes made by pandas."
         return _plot_features(self, symbol, self.names[:6] if names is None else names, axes)
 
     def _position(self, name: str) -> int:
-        if name not in self.names:
+        if not isinstance(name, str) or name not in self.names:
             raise unknown_feature(name, self.names)
         return self.names.index(name)
 
@@ -416,6 +421,10 @@ def _from_long(
     frame: pd.DataFrame,
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], pd.DatetimeIndex, tuple]:
     "Values, observed, names, sessions and symbols of a long table; raises DataError"
+    if not isinstance(frame, pd.DataFrame):
+        raise DataError(
+            f"the frame is a {type(frame).__name__}: give what FeaturePanel.to_frame returns"
+        )
     missing = {"session", "symbol"} - set(frame.columns)
     names = tuple(n for n in frame.columns if n not in ("session", "symbol"))
     if missing or not names:
@@ -453,8 +462,14 @@ def _panel_table(panel: FeaturePanel) -> pd.DataFrame:
 # %% ../nbs/01_features.ipynb #8bdd87a6
 def _plot_features(panel: FeaturePanel, symbol: str, names: Sequence[str], axes: Any) -> Any:
     "One panel a feature, drawn by pandas, the dates below the last"
-    if symbol not in panel.symbols:
+    if not isinstance(symbol, Hashable) or symbol not in panel.symbols:
         raise DataError(f"no symbol {symbol!r}: choose from {list(panel.symbols)}")
+    names = several("names", names, "names of features", DataError, 1)
+    if len({panel._position(name) for name in names}) < len(names):
+        raise DataError(f"names={names!r}: give each once")
+    drawn = axes is None or np.size(axes) == len(names)
+    if not drawn or not all(a is None or hasattr(a, "get_figure") for a in np.ravel(axes)):
+        raise DataError(f"axes={axes!r}: give {len(names)} axes of a picture, or None for new ones")
     table = pd.DataFrame({name: panel.to_frame(wide=name)[symbol] for name in names})
     size = {"figsize": (8, 0.6 + 1.4 * len(names))} if axes is None else {}
     look = {"color": PALETTE[0], "lw": 1.2, "legend": False, "sharex": axes is None}

@@ -547,6 +547,20 @@ def _shapes(cache: Any) -> Any:
     return tuple(map(_shapes, cache)) if isinstance(cache, tuple) else getattr(cache, "shape", None)
 
 # %% ../nbs/04_hybrid.ipynb #067b5518
+def _check_trained_head(model: "SequenceModel", prior: Tensor | None):
+    "Raise ModelInputError where the position would come from a head that was not trained"
+    if model.corrects_prior and prior is None:
+        raise ModelInputError(
+            "prior is None, and this model was trained to correct one: give prior=, the positions "
+            "of the same rule in [-1, 1] (`ModelTrainer.predict` computes them from bars)"
+        )
+    if model.corrects_prior is False and prior is not None:
+        raise ModelInputError(
+            "prior is given, and this model was trained without one: its correction is untrained "
+            "and would return the prior; leave it out, or train with ModelTrainer(..., prior=)"
+        )
+
+
 def _check_row(x: Tensor, f: int):
     "Raise ModelInputError unless x is one session (b, f)"
     if not torch.compiler.is_compiling() and x.dim() != 2:
@@ -581,6 +595,7 @@ def _save(model: "SequenceModel", folder: Path, metadata: dict) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     data = save({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
     facts = dict(model=type(model).__name__, config=model.config, trained=model.trained)
+    facts |= {} if model.corrects_prior is None else dict(corrects_prior=model.corrects_prior)
     card = json.loads(json.dumps(metadata | facts))  # as a reader will see it
     _commit(folder, data, card | dict(sha256=_fingerprint(card, data)))
     return folder
@@ -598,6 +613,9 @@ def _load(kind: type[_Model], folder: Path) -> _Model:
             f"model.json and the weights in '{folder}' do not make a {kind.__name__}: {e}"
         ) from e
     model.trained = bool(card.get("trained", "training" in card))
+    record = card.get("training")  # of a trainer; older cards say it only there
+    earlier = None if not isinstance(record, dict) else record.get("prior") is not None
+    model.corrects_prior = card.get("corrects_prior", earlier)
     return model.eval()
 
 # %% ../nbs/04_hybrid.ipynb #f397e376
@@ -613,6 +631,7 @@ class SequenceModel(nn.Module):
         self.config, self.horizons = config, tuple(config["horizons"])
         self.cache_shapes: dict[int, Any] = {}  # of an empty cache, per batch size
         self.trained = False  # whether the weights come from a training, or from the file of one
+        self.corrects_prior: bool | None = None  # in training; None = by hand, or not trained
 
     def init_cache(self, batch_size: int) -> Any:  # a tuple; each model defines its own
         "The cache before the first session"
@@ -633,6 +652,7 @@ class SequenceModel(nn.Module):
         prior: Tensor | None = None,  # classical positions to be corrected (b, l)
     ) -> ModelOutput:  # for every session; raises ModelInputError
         "Predictive distribution, position and regime weights"
+        _check_trained_head(self, prior)
         return self._run(x, dt, mask, asset, prior)[0]
 
     def prefill(
@@ -645,6 +665,7 @@ class SequenceModel(nn.Module):
         prior: Tensor | None = None,
     ) -> tuple[ModelOutput, Any]:
         "Output of these sessions and the next cache; any cut into chunks gives the same"
+        _check_trained_head(self, prior)
         self._check_cache(len(x), cache)
         return self._run(x, dt, mask, asset, prior, cache)
 
@@ -659,6 +680,7 @@ class SequenceModel(nn.Module):
     ) -> tuple[ModelOutput, Any]:
         "Output of one session, without the time axis, and the next cache"
         _check_row(x, self.config["input_dim"])
+        _check_trained_head(self, prior)
         self._check_cache(len(x), cache)
         add = lambda t: None if t is None else t[:, None]
         out, cache = self._run(add(x), add(dt), add(mask), asset, add(prior), cache)
@@ -850,8 +872,8 @@ class _StepModule(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, x, cache, dt, mask, asset=None):
-        return self.model.step(x, cache, dt, mask, asset)
+    def forward(self, x, cache, dt, mask, asset=None, prior=None):
+        return self.model.step(x, cache, dt, mask, asset, prior)
 
 
 def _export_step(model: "HybridFinancialModel", batch_size: int) -> torch.export.ExportedProgram:
@@ -862,8 +884,9 @@ def _export_step(model: "HybridFinancialModel", batch_size: int) -> torch.export
     inputs.append(torch.ones(batch_size, f, dtype=torch.bool, device=own.device))
     if model.asset is not None:
         inputs.append(torch.zeros_like(inputs[2], dtype=torch.long))
+    named = {"prior": own.new_zeros(batch_size)} if model.corrects_prior else {}
     with _evaluating(model):
-        return torch.export.export(_StepModule(model).eval(), tuple(inputs))
+        return torch.export.export(_StepModule(model).eval(), tuple(inputs), named)
 
 # %% ../nbs/04_hybrid.ipynb #f3426c79
 class HybridFinancialModel(SequenceModel):
@@ -1010,7 +1033,8 @@ class HybridFinancialModel(SequenceModel):
         Returns
         -------
         Explanation
-            Detached tensors, layer by layer; the mode of the model stays as it was.
+            Detached tensors, layer by layer; the mode of the model stays as it was. Nothing in it
+            depends on a prior, which only the position reads.
         """
         trace: list[_BlockTrace] = []
         with _evaluating(self):
@@ -1028,7 +1052,8 @@ class HybridFinancialModel(SequenceModel):
         Returns
         -------
         torch.export.ExportedProgram
-            `module()` of it maps (x, cache, dt, mask[, asset]) to (output, next cache).
+            `module()` of it maps (x, cache, dt, mask[, asset]) to (output, next cache); that of a
+            model which was trained to correct a prior takes `prior=` too.
         """
         return _export_step(self, batch_size)
 

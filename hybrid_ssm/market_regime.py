@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .core import ConfigError, SESSIONS_PER_YEAR
-from .data import Bars, Day
-from .features import Feature, SymbolSeries
+from .core import SESSIONS_PER_YEAR, ConfigError, real_number, several
+from .data import Bars, DataError, Day
+from .features import Feature, SymbolSeries, check_bars
 from .feature_set import FEATURES
 from .forecast import Forecast, average_forecasts
 from .handler import FinancialDataHandler
@@ -40,6 +40,10 @@ def volatility_level(
     span: int,  # of the exponential weights, rows
 ) -> np.ndarray:  # (n,) 0 = as usual, .7 = twice as volatile
     "Log of the recent volatility over that of five years, both with exponential weights."
+    if not isinstance(series, SymbolSeries):
+        raise DataError(f"series is a {type(series).__name__}: give one of symbol_series(bars)")
+    wanted = "a number of sessions from 1 on"
+    real_number("span", span, lambda v: v >= 1, wanted, DataError)
     squares = pd.Series(series.returns**2)
     recent = squares.ewm(span=span, ignore_na=True, min_periods=5).mean()
     usual = squares.ewm(span=SLOW_SPAN, ignore_na=True, min_periods=63).mean()
@@ -70,6 +74,16 @@ class RegimeHandler(FinancialDataHandler):
         return forward_targets(self.bars, self.horizons, span=SLOW_SPAN)
 
 # %% ../nbs/05d_market_regime.ipynb #ba66433b
+def _check_tensors(regime: Any, target: Any) -> None:
+    "Raise ModelInputError unless they are tensors (b, l, k) and (b, l)"
+    both = isinstance(regime, Tensor) and isinstance(target, Tensor)
+    if not both or regime.dim() != target.dim() + 1 or regime.shape[:-1] != target.shape:
+        shapes = [getattr(v, "shape", type(v).__name__) for v in (regime, target)]
+        raise ModelInputError(
+            f"regime and target are {shapes[0]} and {shapes[1]}: give tensors (b, l, k) and (b, l)"
+        )
+
+
 def regime_likelihood(
     regime: Tensor,  # pi (b, l, k), rows sum to 1
     target: Tensor,  # y (b, l), in units of the usual volatility; NaN = not scored
@@ -77,6 +91,9 @@ def regime_likelihood(
     df: float = 6.0,  # nu > 2, of all
 ) -> Tensor:  # scalar, nats; 0 where nothing is scored; raises ModelInputError
     "Mean negative log-likelihood of a mixture that has one fixed distribution per regime."
+    _check_tensors(regime, target)
+    scales = several("scales", scales, "volatilities", ModelInputError, 1)
+    real_number("df", df, lambda v: v > 2, "a number above 2", ModelInputError)
     if regime.shape[-1] != len(scales):
         raise ModelInputError(
             f"the model has {regime.shape[-1]} regimes, scales={tuple(scales)} describe "
@@ -95,21 +112,25 @@ def regime_entropy(
     target: Tensor,  # y (b, l); rows with NaN are not scored
 ) -> Tensor:  # scalar, nats: 0 = one regime has all weight, log k = equal weights
     "Mean entropy of the regime weights."
+    _check_tensors(regime, target)
     pi = regime[~target.isnan()]
     return -(pi * pi.clamp_min(1e-12).log()).sum() / max(len(pi), 1)
 
 # %% ../nbs/05d_market_regime.ipynb #803f526e
 def _check_regime_loss(loss: "RegimeLoss") -> None:
     "Raise ConfigError for scales and weights that have no meaning"
-    several = isinstance(loss.scales, (tuple, list)) and len(loss.scales) > 1
-    if not several or min(loss.scales) <= 0 or min(np.diff(loss.scales)) <= 0:
+    given = loss.scales if isinstance(loss.scales, (tuple, list)) else ()
+    plain = [s for s in given if isinstance(s, (int, float, np.number))]
+    if len(plain) < 2 or len(plain) < len(given) or min(plain) <= 0 or min(np.diff(plain)) <= 0:
         raise ConfigError(f"scales={loss.scales!r}: give two or more, above 0 and growing")
-    if not 0 < loss.weight < np.inf:
-        raise ConfigError(f"weight={loss.weight!r}: use a finite number above 0")
-    if not 0 <= loss.entropy < np.inf:
-        raise ConfigError(f"entropy={loss.entropy!r}: use a finite number of at least 0")
-    if not 2 < loss.df < np.inf:
-        raise ConfigError(f"df={loss.df!r}: use a finite number above 2")
+    for name, fits, wanted in (
+        ("weight", lambda v: v > 0, "a finite number above 0"),
+        ("entropy", lambda v: v >= 0, "a finite number of at least 0"),
+        ("df", lambda v: v > 2, "a finite number above 2"),
+    ):
+        real_number(name, getattr(loss, name), fits, wanted, ConfigError)
+    if not isinstance(loss.joint, JointLoss):
+        raise ConfigError(f"joint={loss.joint!r}: give a JointLoss")
 
 
 @dataclass(frozen=True)
@@ -148,6 +169,12 @@ class RegimeLoss:
 REGIME_TRAINING = TrainOptions(batch_size=8, stride=63, patience=30, progress=False)
 
 
+def _check_loss(loss: Any) -> None:
+    "Raise ConfigError for another objective"
+    if not isinstance(loss, RegimeLoss):
+        raise ConfigError(f"loss={loss!r}: give a RegimeLoss, whose scales are the regimes")
+
+
 def regime_trainer(
     bars: Bars,  # closes are enough; one symbol, such as an index, or several
     training_end: Day = None,  # last session that may be learnt from; None = the last one
@@ -156,6 +183,8 @@ def regime_trainer(
     costs: Costs = 0.0,  # one-way fraction; read only by a loss that trades
 ) -> ModelTrainer:  # not trained yet; raises DataError
     "A trainer of a small model whose regimes are levels of volatility."
+    check_bars(bars)
+    _check_loss(loss)
     own = bars.window(None, training_end)
     data = RegimeHandler(bars=own, features=REGIME_FEATURES, costs=costs)
     f, k = len(REGIME_FEATURES), len(loss.scales)
@@ -172,6 +201,10 @@ def market_regimes(
     loss: RegimeLoss = RegimeLoss(),  # its scales are the regimes
 ) -> Forecast:  # all sessions; `regime_0` is the calmest; raises DataError
     "Regime weights of every session from that session and the ones before it."
+    check_bars(bars)
+    if training_end is None:
+        raise DataError("training_end is None: name the last session that is learnt from")
+    seeds = several("seeds", seeds, "whole numbers", DataError, 1)
     trainers = [regime_trainer(bars, training_end, seed, loss) for seed in seeds]
     for trainer in trainers:
         trainer.train_model(epochs, learning_rate, options=REGIME_TRAINING)

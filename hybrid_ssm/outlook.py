@@ -6,7 +6,7 @@
 __all__ = ['student_tail', 'ReturnForecast', 'read_return_forecast', 'in_returns', 'PortfolioOutlook', 'portfolio_outlook']
 
 # %% ../nbs/04g_outlook.ipynb #2e6ff725
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .core import PALETTE, line_plot, write_atomic
+from .core import PALETTE, line_plot, real_number, several, write_atomic
 from .data import Bars, DataError, check_same_grid
 from .features import check_bars
 from hybrid_ssm.forecast import (
@@ -25,6 +25,7 @@ from hybrid_ssm.forecast import (
     members_of,
     mixture_cdf,
     mixture_quantile,
+    read_long_table,
 )
 from .sizing import correlations, portfolio_variance
 from hybrid_ssm.student import (
@@ -41,8 +42,14 @@ def student_tail(
     mean: Any,  # location mu
     scale: Any,  # scale sigma > 0
     df: Any,  # degrees of freedom nu > 1
-) -> Any:  # same shape and unit
+) -> Any:  # same shape and unit; raises DataError
     "Part of the mean of a Student-t return that comes from below a bound."
+    for name, value in dict(bound=bound, mean=mean, scale=scale, df=df).items():
+        bare = isinstance(value, (list, tuple))
+        if bare or not pd.api.types.is_numeric_dtype(np.asarray(value)):
+            raise DataError(f"{name}={value!r}: give a number, an array or a frame")
+    if (np.asarray(df) <= 1).any():
+        raise DataError(f"df={df!r}: a tail has a mean above 1 degree of freedom only")
     z = (bound - mean) / scale
     density = np.exp(student_log_density(z, 0.0, 1.0, df))
     return mean * student_cdf(z, df) - scale * density * (df + z * z) / (df - 1)
@@ -56,6 +63,35 @@ def _frames_of(f: "ReturnForecast") -> dict[str, pd.DataFrame]:
             f"member{k}_{q}_{h}": getattr(m, q)[h] for q in ("mean", "scale", "df") for h in m.mean
         }
     return frames
+
+
+def _check_tables(f: "ReturnForecast") -> None:
+    "Raise DataError for what is no forecast in returns"
+    for name in ("mean", "scale", "df"):
+        if not isinstance(getattr(f, name), Mapping):
+            raise DataError(
+                f"{name} is a {type(getattr(f, name)).__name__}: give a dict, horizon -> frame"
+            )
+    if not f.mean or not set(f.mean) == set(f.scale) == set(f.df):
+        raise DataError(
+            "mean, scale and df need the same horizons, at least one; got "
+            f"{list(f.mean)}, {list(f.scale)}, {list(f.df)}"
+        )
+    if several("members", f.members, "forecasts in returns", DataError):
+        members_of(*f.members)  # refuses what is none
+    first = next(iter(f.mean.values()))
+    check_same_grid(_frames_of(f), first, "mean")
+
+
+def _level(level: Any) -> float:
+    "A probability in (0, 1); raises DataError"
+    wanted = "a probability between 0 and 1, such as .9"
+    return real_number("level", level, lambda p: 0 < p < 1, wanted, DataError)
+
+
+def _above(above: Any) -> float:
+    "A bound of a return; raises DataError"
+    return real_number("above", above, lambda _: True, "a return as a fraction, -.02", DataError)
 
 
 def _members_of(f: "ReturnForecast") -> tuple[Forecast, ...]:
@@ -114,13 +150,7 @@ class ReturnForecast:
     members: tuple[Forecast, ...] = ()  # in returns; with several, all answers are their mixture's
 
     def __post_init__(self) -> None:
-        if not self.mean or not set(self.mean) == set(self.scale) == set(self.df):
-            raise DataError(
-                "mean, scale and df need the same horizons, at least one; got "
-                f"{list(self.mean)}, {list(self.scale)}, {list(self.df)}"
-            )
-        first = next(iter(self.mean.values()))
-        check_same_grid(_frames_of(self), first, "mean")
+        _check_tables(self)
 
     @property
     def sessions(self) -> pd.DatetimeIndex:
@@ -143,7 +173,7 @@ class ReturnForecast:
 
     def interval(self, level: float = 0.9, horizon: int = 1) -> tuple[pd.DataFrame, pd.DataFrame]:
         "Lower and upper end of the central interval that holds the return with this probability."
-        low = (1 - level) / 2
+        low = (1 - _level(level)) / 2
         return self.quantile(low, horizon), self.quantile(1 - low, horizon)
 
     def var(self, level: float = 0.01, horizon: int = 1) -> pd.DataFrame:
@@ -159,7 +189,7 @@ class ReturnForecast:
     def probability(self, above: float = 0.0, horizon: int = 1) -> pd.DataFrame:
         "Probability of a return above a bound, a fraction."
         members = _members_of(self)
-        return 1 - mixture_cdf(members, members[0].position * 0 + above, horizon)
+        return 1 - mixture_cdf(members, members[0].position * 0 + _above(above), horizon)
 
     def to_parquet(
         self,
@@ -181,7 +211,7 @@ class ReturnForecast:
 # %% ../nbs/04g_outlook.ipynb #9e64338f
 def _plot_interval(f: ReturnForecast, symbol: str, horizon: int, level: float, ax: Any) -> Any:
     "Mean and interval of one symbol as pandas draws them"
-    if symbol not in f.symbols:
+    if not isinstance(symbol, Hashable) or symbol not in f.symbols:
         raise DataError(f"symbol {symbol!r} has no forecast: choose from {list(f.symbols)}")
     low, high = f.interval(level, horizon)
     over = f"{horizon} session{'s' if horizon > 1 else ''}"
@@ -199,12 +229,7 @@ def read_return_forecast(
     path: str | Path,  # a file that `ReturnForecast.to_parquet` wrote
 ) -> ReturnForecast:  # raises DataError where columns are missing
     "Read a forecast in returns back from its parquet file."
-    long = pd.read_parquet(path)
-    if not {"session", "symbol"} <= set(long.columns):
-        raise DataError(
-            f"'{path}' is no forecast in returns: it has no columns session and symbol; write it "
-            "with ReturnForecast.to_parquet"
-        )
+    long = read_long_table(path, ("session", "symbol"), "ReturnForecast.to_parquet")
     order = pd.Index(long["symbol"].unique())
     wide = long.set_index(["session", "symbol"]).unstack("symbol")
     members: dict[str, dict[str, dict[int, pd.DataFrame]]] = {}
@@ -233,15 +258,15 @@ def in_returns(
 ) -> ReturnForecast:  # NaN without a price or a volatility; raises DataError
     "The distributions of a forecast in returns, fractions over each horizon."
     check_bars(bars)
-    members = members_of(*([forecast] if isinstance(forecast, Forecast) else forecast))
+    given = [forecast] if isinstance(forecast, Forecast) else forecast
+    members = members_of(*several("forecast", given, "forecasts, or one", DataError, 1))
     if not members or not members[0].horizons:
         raise DataError("there is no distribution to convert: a rule has positions only")
-    chosen = members[0].horizons if horizons is None else tuple(horizons)
-    unknown = [h for h in chosen if h not in members[0].horizons]
-    if unknown or not chosen:
-        raise DataError(
-            f"horizons={chosen}: choose from those of the forecast, {members[0].horizons}"
-        )
+    every = members[0].horizons
+    asked = every if horizons is None else several("horizons", horizons, "sessions", DataError)
+    chosen = tuple(asked)
+    if not chosen or any(h not in every for h in chosen):
+        raise DataError(f"horizons={chosen}: choose from those of the forecast, {every}")
     unit = _volatility_at(members[0].position, bars, span)
     parts = [_converted(m, unit, chosen) for m in members]
     one = parts[0] if len(parts) == 1 else average_forecasts(parts)
@@ -288,7 +313,7 @@ class PortfolioOutlook:
 
     def interval(self, level: float = 0.9) -> tuple[pd.Series, pd.Series]:
         "Lower and upper end of the central interval that holds the return with this probability."
-        return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
+        return self.quantile((1 - _level(level)) / 2), self.quantile((1 + level) / 2)
 
     def var(self, level: float = 0.01) -> pd.Series:
         "Value at risk: the loss that is exceeded with probability `level`; positive = a loss."
@@ -301,7 +326,7 @@ class PortfolioOutlook:
 
     def probability(self, above: float = 0.0) -> pd.Series:
         "Probability of a return above a bound, a fraction; NaN where nothing is held."
-        z = (above - self.mean) / self.scale.where(self.scale > 0)
+        z = (_above(above) - self.mean) / self.scale.where(self.scale > 0)
         return pd.Series(1 - student_cdf(z, self.df), self.mean.index)
 
     def summary(self) -> pd.DataFrame:  # one row per session with a forecast
@@ -330,12 +355,31 @@ class PortfolioOutlook:
         last.index = last.index.strftime("%Y-%m-%d")
         return f"{self!r}{last.to_html(border=0)}"
 
+# %% ../nbs/04g_outlook.ipynb #296db31b
+def _weight_table(weights: Any, sessions: pd.DatetimeIndex) -> pd.DataFrame:
+    "Weights as a frame, the same at all sessions where they are not given by session"
+    if not isinstance(weights, (pd.DataFrame, pd.Series, Mapping)) or not len(weights):
+        raise DataError(
+            f"weights={weights!r}: give shares of the equity, as a dict {{'AAPL': .5}}, a Series "
+            "by symbol, or a frame of sessions x symbols"
+        )
+    table = weights if isinstance(weights, pd.DataFrame) else pd.Series(weights).to_frame().T
+    for axis in (table.index, table.columns):
+        if not axis.is_unique:
+            raise DataError(f"weights of {axis[axis.duplicated()][0]} are there twice: keep one")
+    try:
+        table = table.astype(float)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"a weight is no number: {error}; give shares of the equity") from error
+    if not isinstance(weights, pd.DataFrame):
+        rows = np.tile(table.to_numpy(), (len(sessions), 1))
+        table = pd.DataFrame(rows, sessions, table.columns)
+    return table
+
 # %% ../nbs/04g_outlook.ipynb #f9d9c6fa
 def _held_weights(weights: pd.DataFrame | pd.Series | Mapping, law: ReturnForecast) -> pd.DataFrame:
     "The weights on the sessions and symbols of a forecast; raises DataError"
-    if not isinstance(weights, pd.DataFrame):
-        one = pd.Series(weights, dtype=float)
-        weights = pd.DataFrame([one] * len(law.sessions), law.sessions)
+    weights = _weight_table(weights, law.sessions)
     stray = weights.columns[~weights.columns.isin(law.symbols)]
     if len(stray):
         raise DataError(
@@ -347,7 +391,7 @@ def _held_weights(weights: pd.DataFrame | pd.Series | Mapping, law: ReturnForeca
             f"no weights on {gone[0]:%Y-%m-%d} ({len(gone)} sessions are missing): give a row for "
             "each session of the forecast, or one Series of weights for all"
         )
-    held = weights.reindex(law.sessions).astype(float)
+    held = weights.reindex(law.sessions)
     for t, i in np.argwhere(~np.isfinite(held.to_numpy()))[:1]:
         raise DataError(
             f"weight of '{held.columns[i]}' on {held.index[t]:%Y-%m-%d} is {held.iloc[t, i]}: "
@@ -386,8 +430,10 @@ def portfolio_outlook(
     "Distribution of a portfolio's return: its own scales and correlations known at each close."
     check_bars(bars)
     law = forecast if isinstance(forecast, ReturnForecast) else in_returns(forecast, bars)
-    if horizon not in law.horizons:
-        raise DataError(f"horizon {horizon} was not forecast: choose one of {law.horizons}")
+    wanted = "a number of sessions from 1 on"
+    real_number("span", span, lambda v: v >= 1, wanted, DataError)
+    if not isinstance(horizon, (int, np.integer)) or horizon not in law.horizons:
+        raise DataError(f"horizon {horizon!r} was not forecast: choose one of {law.horizons}")
     _volatility_at(law.mean[horizon], bars, 60)  # the bars have its sessions and symbols
     held = _held_weights(weights, law)
     w, mu, sigma, nu = (

@@ -7,16 +7,18 @@ __all__ = ['STRATEGIES', 'SELECTED', 'ExperimentData', 'Strategy', 'find_strateg
            'training_key', 'trained_as', 'row_tasks', 'all_tasks', 'build_model', 'check_models', 'make_trainer',
            'recalibrate', 'read_json', 'write_json', 'FoldExplanation', 'explain_fold', 'explained_row', 'run_task',
            'seed_forecasts', 'agreement', 'combine_seeds', 'mean_forecasts', 'target_weights', 'run_backtests',
-           'block_results', 'choose_rows', 'chosen_weights', 'ExperimentResult', 'open_run', 'find_run', 'run_tasks',
-           'completed_folds', 'run_experiment', 'read_run']
+           'block_results', 'choose_rows', 'chosen_weights', 'ExperimentResult', 'setting_differences', 'trial_rows',
+           'code_version', 'open_run', 'find_run', 'run_tasks', 'completed_folds', 'run_experiment', 'read_run']
 
 # %% ../nbs/08_run.ipynb #704b2bd7
 import copy
 import hashlib
 import json
 import platform
+import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from html import escape
@@ -52,7 +54,7 @@ from hybrid_ssm.config import (
     TradeConfig,
     config_from_dict,
 )
-from .core import ConfigError, write_atomic
+from .core import ConfigError, exclusive, write_atomic
 from .data import Bars, DataError
 from .feature_set import compute_features
 from .features import Feature
@@ -94,7 +96,12 @@ from hybrid_ssm.trainer import (
     takes_prior,
     versions,
 )
-from .trials import register_trial
+from hybrid_ssm.trials import (
+    describe_returns,
+    note_trials,
+    read_records,
+    start_trials,
+)
 
 # %% ../nbs/08_run.ipynb #6c85a151
 @dataclass(frozen=True, eq=False)
@@ -463,14 +470,15 @@ def _check_signal(
     model: SequenceModel | None = None,  # None = a rule
 ) -> None:  # raises ConfigError where a row has no distribution that the policy trades
     risk, strategy = config.row(name).risk, find_strategy(config, name)
-    if risk.signal != "law":
+    if risk.signal != "law" and not risk.caution:
         return
-    own = config.risk.signal != "law"  # else rules keep trading their positions
+    what = "risk.signal = 'law'" if risk.signal == "law" else f"risk.caution = {risk.caution:g}"
+    own = config.risk.signal != "law" and not config.risk.caution  # else rules trade as ever
     if model is None and strategy.sized and own:
         raise ConfigError(
-            f"risk.signal = 'law' needs a predictive distribution, and the rule '{name}' has "
-            "positions only: leave it at 'position', and give 'law' to candidates of networks "
-            "([candidates.NAME] with risk.signal = 'law')"
+            f"{what} needs a predictive distribution, and the rule '{name}' has positions only: "
+            "leave it out, and give it to candidates of networks ([candidates.NAME] with "
+            f"{what})"
         )
     if model is not None and risk.horizon not in model.horizons:
         raise ConfigError(
@@ -742,7 +750,9 @@ def run_task(
         trainer = make_trainer(config, data, task)
         steps = {} if takes_prior(trainer.model) else {"average": None}  # ridge, boosting: no steps
         options = TrainOptions(**t.options | steps, progress=progress, label=task.name)
-        trainer.train_model(t.epochs, t.learning_rate, fold=fold, options=options)
+        trainer.train_model(
+            t.epochs, t.learning_rate, fold=fold, options=options, trials=False
+        )  # the row is the trial
         trainer.save(folder)
         write_atomic(folder / "learning.parquet", trainer.history.frame.to_parquet)
         if shown and task == row_tasks(config, shown, task.fold)[0]:
@@ -827,7 +837,8 @@ def target_weights(
         strategy, policy = find_strategy(config, name), config.row(name).risk
         policy = policy if scaling is None else replace(policy, scaling=scaling)
         wanted = strategy.rule(data).loc[sessions] if strategy.rule else forecasts[name]
-        policy = replace(policy, signal="position") if strategy.rule else policy  # it has no other
+        if strategy.rule:  # it has positions only
+            policy = replace(policy, signal="position", caution=0.0)
         if isinstance(wanted, Forecast) or strategy.sized:
             wanted = policy.weights(wanted, data.universe)
         out[strategy.label] = wanted
@@ -937,7 +948,8 @@ def _holding_costs(
 ) -> str:  # one or two sentences
     pushed = (
         f" Orders move prices: {costs.impact:g} times the square-root law for an equity of "
-        f"{costs.capital:,.0f} at the start."
+        f"{costs.capital:,.0f} at the start. Break-even bp is what costs and impact may take "
+        "together per unit traded."
         if costs.impact
         else ""
     )
@@ -1057,6 +1069,127 @@ def _notes(result: ExperimentResult) -> list[str]:
         )
     return notes
 
+# %% ../nbs/08_run.ipynb #d4f1924c
+def _flat(tree: Any, path: str = "") -> dict[str, Any]:
+    "A tree of settings as one level: 'train.epochs' -> 8"
+    if not isinstance(tree, Mapping) or not tree:
+        return {path: tree}
+    parts = [_flat(v, f"{path}.{k}" if path else str(k)) for k, v in tree.items()]
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def setting_differences(
+    before: Mapping[str, Any],  # settings of a run, as its `config.json` holds them
+    now: Mapping[str, Any],  # others, such as `asdict(config)`
+) -> list[str]:  # 'train.epochs was 8, is 2'; a plugin by its path and the start of its SHA-256
+    "The settings that differ and may change a number, each with its old and its new value."
+    plain = lambda tree: json.loads(json.dumps(dict(tree), default=str))
+    a, b = (_flat(_comparable(plain(tree))) for tree in (before, now))
+    show = lambda v: "not set" if v is None else f"{v!r:.80}"
+    return [
+        f"{k} was {show(a.get(k))}, is {show(b.get(k))}"
+        for k in dict.fromkeys([*a, *b])
+        if a.get(k) != b.get(k)
+    ]
+
+
+def _comparable(tree: dict[str, Any]) -> dict[str, Any]:
+    "Settings without those that change no number, plugins in words, files by their names"
+    tree = {k: v for k, v in tree.items() if k not in ("title", "notes", "compute")}
+    named = [f"{p['path']} ({p['sha256'][:12]})" for p in tree.get("plugins") or ()]
+    tree["plugins"] = ", ".join(named) or None
+    data = tree.get("data") or {}
+    short = {k: Path(data[k] or "").name for k in ("source", "instruments") if k in data}
+    return tree | {"data": data | short}
+
+# %% ../nbs/08_run.ipynb #f68fcb33
+def _nearest(out: Path, known: Sequence[str], facts: Mapping[str, Any]) -> str:
+    "The newest run of the same name, else the newest"
+    same = (n for n in known if read_json(out / n / "run.json").get("name") == facts.get("name"))
+    return next(same, known[0])
+
+
+def _why_not(out: Path, run: str, facts: Mapping[str, Any], config: Config | None) -> str:
+    "What differs between a run and what is to be resumed, each with its old and its new value"
+    seen, path = read_json(out / run / "run.json"), out / run / "config.json"
+    differs = [k for k, v in facts.items() if seen.get(k) != v]
+    parts = [f"{k} was {seen.get(k)!r}, is {facts[k]!r}" for k in differs if k == "name"]
+    if "fingerprint" in differs:
+        tree = {} if config is None else asdict(config)
+        found = setting_differences(read_json(path), tree) if tree and path.is_file() else []
+        parts += found or [f"fingerprint was {seen.get('fingerprint')}, is {facts['fingerprint']}"]
+    if "data" in differs:
+        source = "" if config is None else f" of data.source '{Path(config.data.source).name}'"
+        parts.append(f"the bars{source} are not those of the run")
+    if "versions" in differs:
+        then, now = seen.get("versions") or {}, facts["versions"]
+        parts += [
+            f"{k} was {then.get(k, 'not there')}, is {now.get(k, 'not there')}"
+            for k in dict.fromkeys([*then, *now])
+            if then.get(k) != now.get(k)
+        ]
+    return f"'{run}' differs: {'; '.join(dict.fromkeys(parts))}"
+
+# %% ../nbs/08_run.ipynb #rgt00002
+def trial_rows(
+    config: Config,  # which rows
+) -> dict[str, str]:  # row -> its label in the table
+    "The rows that count as trials: all but the index."
+    found = row_labels(config)
+    return {n: k for n, k in found.items() if n == SELECTED or config.model_of(n) != "index"}
+
+
+def _start_trials(config: Config, run: Path, data: str) -> dict[str, Any]:
+    "Write down all rows of a run; what `run.json` keeps of it. Raises RegistryError"
+    registry = run.parent / "trials.jsonl"
+    if registry.exists():
+        read_records(registry)  # no run is added to a registry that was changed
+    row = lambda name: config if name == SELECTED else config.row(name)
+    facts = [
+        dict(name=label, fingerprint=row(n).fingerprint, kind="row", run=run.name, data=data)
+        for n, label in trial_rows(config).items()
+    ]
+    return dict(trials=start_trials(registry, facts))
+
+
+def _trial_ids(config: Config, run: Path) -> dict[str, str]:
+    "label -> id of its trial; {} for a run that is older than the registry"
+    return dict(zip(trial_rows(config).values(), read_json(run / "run.json").get("trials", {})))
+
+
+def _resume_trials(config: Config, run: Path) -> Path:
+    "Write down that the trials of a run go on; rows that were never written down are now"
+    seen = read_json(run / "run.json")
+    if not seen.get("trials"):
+        write_json(run / "run.json", seen | _start_trials(config, run, seen["data"]))
+        return run
+    going_on: dict[str, dict] = {i: {} for i in seen["trials"]}
+    note_trials(run.parent / "trials.jsonl", "resumed", going_on)
+    return run
+
+# %% ../nbs/08_run.ipynb #code0001
+def code_version() -> str:  # such as 'version 0.1.0, commit 1a2b3c4d5e6f, changed since'
+    "Which code this is: its version, and the commit where git knows the package."
+    import hybrid_ssm
+
+    text, home = f"version {hybrid_ssm.__version__}", Path(str(hybrid_ssm.__file__)).parent
+    ask = partial(subprocess.run, cwd=home, capture_output=True, text=True, timeout=20)
+    try:  # a package that is installed inside somebody's repository is not tracked by it
+        if ask(["git", "ls-files", "--error-unmatch", "__init__.py"]).returncode:
+            return text
+        words = [
+            "git",
+            "describe",
+            "--always",
+            "--abbrev=12",
+            "--exclude=*",
+            "--dirty=, changed since",
+        ]
+        found = ask(words)
+    except (OSError, subprocess.SubprocessError):  # no git here
+        return text
+    return text if found.returncode else f"{text}, commit {found.stdout.strip()}"
+
 # %% ../nbs/08_run.ipynb #98b27bd6
 def _data_hash(data: ExperimentData) -> str:  # of the bars of universe and index
     return hashlib.sha256((data.universe.sha256 + data.index.sha256).encode()).hexdigest()
@@ -1073,15 +1206,17 @@ def open_run(
     facts: dict[str, Any] = dict(name=config.name, fingerprint=config.fingerprint)
     facts |= dict(data=_data_hash(data), versions=versions())
     if resume:
-        return find_run(out, facts, None if resume is True else Path(resume).name)
+        run = find_run(out, facts, None if resume is True else Path(resume).name, config)
+        return _resume_trials(config, run)
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.name}-{config.fingerprint}"
     earlier = len(list(out.glob(f"{stem}*")))  # started within the same second
     run = out / (f"{stem}-{earlier + 1}" if earlier else stem)
     run.mkdir(parents=True)
-    register_trial(out, facts | {"run": run.name, "started": time.strftime("%FT%T%z")})
+    started = _start_trials(config, run, facts["data"])  # before anything else
     write_json(run / "config.json", asdict(config))
     used = [dict(path=p.path, sha256=p.sha256) for p in config.plugins]
-    write_json(run / "run.json", facts | dict(machine=platform.machine(), plugins=used))
+    about = dict(machine=platform.machine(), plugins=used, code=code_version())
+    write_json(run / "run.json", facts | started | about)
     return run
 
 # %% ../nbs/08_run.ipynb #010b35c7
@@ -1089,6 +1224,7 @@ def find_run(
     out: Path,  # folder of all runs
     facts: Mapping[str, Any],  # name, fingerprint and data hash that must agree
     run_id: str | None = None,  # a run's id; None = the newest that agrees
+    config: Config | None = None,  # to name the settings that differ; None = they are not named
 ) -> Path:  # raises ConfigError where there is none
     "The folder of an earlier run of the same configuration on the same data."
     for path in sorted(out.glob(f"{run_id or '*'}/run.json"), reverse=True):
@@ -1098,13 +1234,37 @@ def find_run(
     known = sorted((p.parent.name for p in out.glob("*/run.json")), reverse=True)
     if run_id and run_id not in known:
         raise ConfigError(f"no run '{run_id}' in '{out}': choose from {known[:5]}")
-    seen = read_json(out / (run_id or known[0]) / "run.json") if known else {}
-    differs = [k for k, v in facts.items() if seen.get(k) != v]
-    why = f"'{run_id or known[0]}' differs in {', '.join(differs)}" if known else "none is there"
+    why = _why_not(out, run_id or _nearest(out, known, facts), facts, config) if known else ""
     raise ConfigError(
-        f"no run in '{out}' can be resumed: {why}. Give the same options, data and "
-        "package versions (--quick too), or leave out --resume"
+        f"no run in '{out}' can be resumed: {why or 'none is there'}. Give the same options, data "
+        "and package versions (--quick too), or leave out --resume"
     )
+
+# %% ../nbs/08_run.ipynb #rgt00005
+@contextmanager
+def _failures_noted(config: Config, run: Path) -> Iterator[None]:
+    "An error inside is written down as the end of all trials of a run"
+    try:
+        yield
+    except BaseException as error:
+        why = dict(reason=f"{type(error).__name__}: {error}"[:500])
+        ends = dict.fromkeys(_trial_ids(config, run).values(), why)
+        note_trials(run.parent / "trials.jsonl", "failed", ends)
+        raise
+
+
+def _note_ends(result: "ExperimentResult", planned: int) -> None:
+    "Write down what each row found, or how far it came"
+    run, ends = result.folder, dict[str, dict[str, Any]]()
+    done = {} if result.complete else dict(reason=f"{len(result.folds)} of {planned} folds")
+    for label, trial in _trial_ids(result.config, run).items():
+        if (found := result.backtests.get(label)) is None:
+            ends[trial] = done | dict(figures=dict(ruined=True))
+        else:
+            what = found.net_returns, run / "net_returns.parquet", label, run.parent
+            ends[trial] = done | describe_returns(*what, found.periods)
+    event = "finished" if result.complete else "failed"
+    note_trials(run.parent / "trials.jsonl", event, ends)
 
 # %% ../nbs/08_run.ipynb #ea9c210c
 def _do(
@@ -1196,7 +1356,7 @@ def run_experiment(
     out: str | Path = "runs",  # folder of all runs
     resume: bool | str = False,  # True = go on with the newest run of this kind; or a run's id
     progress: bool = True,  # show bars
-) -> ExperimentResult:  # raises DataError, ConfigError; KeyboardInterrupt before the first fold
+) -> ExperimentResult:  # raises DataError, ConfigError, InUseError; KeyboardInterrupt early
     "Load, walk forward and trade; everything but the page is written below `out`."
     began = time.perf_counter()
     check_models(config)
@@ -1207,12 +1367,14 @@ def run_experiment(
     _check_calibration(config, data, folds)
     _check_backtests(config, data)
     run = open_run(config, data, Path(out), resume)
-    complete = run_tasks(config, data, folds, run, progress)
-    folds = folds if complete else completed_folds(config, folds, run)
-    if not folds:
-        raise KeyboardInterrupt(f"no fold is finished yet; --resume goes on with {run.name}")
-    result = _collect(config, data, run, folds, complete)
-    _write_result(result, time.perf_counter() - began)
+    with exclusive(run), _failures_noted(config, run):
+        complete, planned = run_tasks(config, data, folds, run, progress), len(folds)
+        folds = folds if complete else completed_folds(config, folds, run)
+        if not folds:
+            raise KeyboardInterrupt(f"no fold is finished yet; --resume goes on with {run.name}")
+        result = _collect(config, data, run, folds, complete)
+        _write_result(result, time.perf_counter() - began)
+        _note_ends(result, planned)
     return result
 
 # %% ../nbs/08_run.ipynb #run00006

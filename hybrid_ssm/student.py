@@ -201,10 +201,10 @@ def student_quantile(
     df: Values,  # degrees of freedom ν > 1, any shape
 ) -> Values:  # quantile of the standard distribution, same shape; raises DataError
     "Quantile of the standard Student-t distribution; for tensors differentiable in `df`."
-    if not 0 < level < 1:
+    if not (isinstance(level, Real) and 0 < float(level) < 1):
         from hybrid_ssm.data import DataError  # here, so that models load without pandas
 
-        raise DataError(f"level={level}: a quantile's level lies between 0 and 1, such as .05")
+        raise DataError(f"level={level!r}: a quantile's level lies between 0 and 1, such as .05")
     if _is_tensor(df):
         return _tensor_quantile(level, df)
     from scipy.stats import t

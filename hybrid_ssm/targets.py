@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .calendars import close_times, same_day_known
-from .core import HORIZONS
+from .core import HORIZONS, real_number
 from .data import Bars, DataError, relative_change
 
 # %% ../nbs/01f_targets.ipynb #dcd1177d
@@ -25,10 +25,11 @@ def volatility(
     bars: Bars,  # prices
     span: int = 60,  # of the exponential weights, in rows; half of the weight is in 21
     min_periods: int = 20,  # returns the first value needs
-) -> pd.DataFrame:  # sessions x symbols; NaN before that and without a price
+) -> pd.DataFrame:  # sessions x symbols; NaN before that and without a price; raises DataError
     "Exponentially weighted standard deviation of returns from price to price, up to each session."
+    rows = real_number("span", span, lambda v: v >= 1, "a number of sessions from 1 on", DataError)
     returns = bars.returns
-    spread = returns.ewm(span=span, ignore_na=True, min_periods=min_periods).std()
+    spread = returns.ewm(span=rows, ignore_na=True, min_periods=min_periods).std()
     return spread.clip(lower=MIN_VOLATILITY).where(returns.notna())
 
 # %% ../nbs/01f_targets.ipynb #df3f8b79

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['predict_arrays', 'to_forecast', 'TrainOptions', 'versions', 'TrainingRecord', 'read_training_card', 'check_cut_bars',
-           'takes_prior', 'joint_part', 'TradeTerms', 'ModelTrainer', 'Ensemble']
+           'takes_prior', 'joint_part', 'TradeTerms', 'ShortHistoryWarning', 'ModelTrainer', 'Ensemble']
 
 # %% ../nbs/05_trainer.ipynb #ac8bf4e1
 import copy
+import datetime
 import hashlib
 import json
 import os
@@ -46,7 +47,7 @@ from hybrid_ssm.callbacks import (
     lr_find,
     resume_run,
 )
-from .data import Bars, DataError, Day, parse_span, periods_per_year
+from .data import Bars, DataError, Day, parse_day, parse_span, periods_per_year
 from .sources import Costs, load_bars
 from .feature_set import DEFAULT_FEATURES
 from .features import FeaturePanel, FeatureScaler, check_bars
@@ -74,9 +75,10 @@ from hybrid_ssm.loop import (
     shard,
     take_batch,
 )
-from .losses import JointLoss, TradedBook
+from .losses import JointLoss, TradedBook, net_gains
 from .rules import POSITION_RULES, Rule
 from .splits import Fold, holdout
+from .trials import OpenTrial, counted
 from hybrid_ssm.core import (
     BATCH_SIZE,
     STRIDE,
@@ -1000,14 +1002,14 @@ def _restored_on_error(trainer: Any) -> Iterator[None]:
     "An error before the first epoch is finished changes nothing of a trainer and its model"
     kept = dict(vars(trainer))
     weights = {k: v.detach().clone() for k, v in trainer.model.state_dict().items()}
-    trained = trainer.model.trained
+    state = trainer.model.trained, trainer.model.corrects_prior
     try:
         yield
     except Exception:
         if trainer.history is kept["history"] or not trainer.history.rows:
             vars(trainer).update(kept)
             trainer.model.to(trainer.device).load_state_dict(weights)
-            trainer.model.trained = trained
+            trainer.model.trained, trainer.model.corrects_prior = state
         raise
 
 
@@ -1096,21 +1098,86 @@ def _fit_at_once(model: Any, data: TrainingData, seed: int) -> History:
     model.trained = True
     return History([dict(epoch=0, **scores)])
 
+# %% ../nbs/05_trainer.ipynb #trl00002
+_NOT_COMPARED = (  # options in which a training that goes on may differ from its beginning
+    *("checkpoint", "resume", "memory_map", "progress", "label"),
+    *("minutes", "every", "patience", "callbacks"),
+)
 
-def _train(
+
+def _trial_facts(
     trainer: "ModelTrainer", fold: Fold | None, options: TrainOptions, epochs: int, rate: float
+) -> dict[str, Any]:
+    "What is about to be trained; what is described decides the fingerprint"
+    t = trainer
+    described = dict(
+        model=t.model.config,
+        seed=t.seed,
+        loss=_plain(t.loss),
+        data=_describe_data(t.data),
+        fold=_fold_dates(holdout(t.data.sessions) if fold is None else fold),
+        options={f.name: _plain(getattr(options, f.name)) for f in fields(options)},
+        given=[_prior_name(t.prior), _describe_index(t.index), _plain(t.policy), _plain(t.terms)],
+        steps=[epochs, rate],
+    )
+    for name in _NOT_COMPARED:
+        described["options"].pop(name)
+    text = json.dumps(described, sort_keys=True, default=str)
+    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:8]
+    data = described["data"]["sha256"]
+    return dict(name=type(t.model).__name__, fingerprint=fingerprint, kind="training", data=data)
+
+
+def _validation_returns(models: Sequence[SequenceModel], data: TrainingData) -> pd.Series | None:
+    "Daily net returns of the mean position in the validation rows; None where there are none"
+    tables, fold, sessions = data.valid.tables, data.fold, data.fold.sessions
+    if tables.target is None or tables.cost is None:
+        return None
+    each = [_book_positions(m, data, len(sessions)) for m in models]
+    rows = fold.valid[fold.valid < len(sessions) - 1]
+    row = lambda table: torch.from_numpy(np.ascontiguousarray(table)[:, rows].astype(float))
+    target, cost = row(tables.target[..., 0]), row(tables.cost)
+    roll = None if tables.roll is None else row(tables.roll)
+    gains = net_gains(row(np.mean(each, 0).T), target, cost, roll).nanmean(0).numpy()
+    found = pd.Series(0.01 * gains, sessions[rows + 1])
+    return found.dropna() if np.isfinite(gains).any() else None
+
+
+def _note_end(trial: OpenTrial, trainers: Sequence["ModelTrainer"], data: TrainingData) -> None:
+    "Give a trial what its trainers have found"
+    if trial.path is None:
+        return
+    models = [t.model for t in trainers]
+    weights = [w.detach().cpu().numpy().tobytes() for m in models for w in m.state_dict().values()]
+    trial.result = hashlib.sha256(b"".join(weights)).hexdigest()
+    if trainers[0].data.horizons[0] == 1:
+        trial.returns = _validation_returns(models, data)
+
+# %% ../nbs/05_trainer.ipynb #trl00004
+def _train(
+    trainer: "ModelTrainer",
+    fold: Fold | None,
+    options: TrainOptions,
+    epochs: int,
+    rate: float,
+    trials: str | Path | bool | None,
 ) -> History:
     "Train the model of a trainer; nothing is computed before its arguments are checked"
     loss = _check_training(trainer.model, trainer.loss, fold, options, trainer.policy)
     prior = _training_prior(trainer)
     data = _training_data(trainer.data, fold, options, prior, trainer.index)
-    with _restored_on_error(trainer):
+    facts = _trial_facts(trainer, fold, options, epochs, rate)
+    where = trials if _is_first_process() else False
+    goes_on = options.resume and _has_checkpoint(options)
+    with counted(where, goes_on, **facts) as trial, _restored_on_error(trainer):
         _begin_training(trainer, data, options, epochs, rate)
+        trainer.model.corrects_prior = prior is not None
         objective = trainer.objective = _with_periods(loss, data, trainer.data)
         if hasattr(trainer.model, "fit_windows"):
             trainer.history = _fit_at_once(trainer.model, data, trainer.seed)
         else:
             _train_by_steps(trainer, data, objective, options, epochs, rate)
+        _note_end(trial, [trainer], data)
     return trainer.history
 
 # %% ../nbs/05_trainer.ipynb #818e21e5
@@ -1120,6 +1187,17 @@ def _check_rates(low: float, high: float, steps: int) -> tuple[float, float, int
     if low >= high:
         raise TrainerError(f"low={low} is not below high={high}: swap them")
     return low, high, steps
+
+
+@contextmanager
+def _reading_prior(model: SequenceModel, prior: bool) -> Iterator[None]:
+    "The head with or without a prior may be read in this block, whichever was trained before"
+    before = model.corrects_prior
+    try:
+        model.corrects_prior = prior
+        yield
+    finally:
+        model.corrects_prior = before
 
 
 def _try_rates(
@@ -1135,21 +1213,22 @@ def _try_rates(
     loss = _check_training(trainer.model, trainer.loss, fold, options, trainer.policy)
     data = _training_data(trainer.data, fold, options, _training_prior(trainer), trainer.index)
     objective = _bind_book(trainer, _with_periods(loss, data, trainer.data), data)
-    call(_record_holdings(objective, data), "before_fit", Run(trainer.model, 1))
-    return lr_find(
-        trainer.model,
-        data.train,
-        objective,
-        options.batch_size,
-        low,
-        high,
-        steps,
-        trainer.device,
-        trainer.seed,
-        _wants_dates(trainer.loss, options),
-        options.micro_batch,
-        options.precision,
-    )
+    with _reading_prior(trainer.model, trainer.prior is not None):
+        call(_record_holdings(objective, data), "before_fit", Run(trainer.model, 1))
+        return lr_find(
+            trainer.model,
+            data.train,
+            objective,
+            options.batch_size,
+            low,
+            high,
+            steps,
+            trainer.device,
+            trainer.seed,
+            _wants_dates(trainer.loss, options),
+            options.micro_batch,
+            options.precision,
+        )
 
 # %% ../nbs/05_trainer.ipynb #0f01595f
 def _check_policy(policy: Any, terms: Any = TradeTerms()) -> None:
@@ -1199,7 +1278,7 @@ def _check_panel(panel: Any) -> FeaturePanel:
     if not isinstance(panel, FeaturePanel):
         raise TrainerError(
             f"panel is a {type(panel).__name__}: give Bars, or features such as "
-            "compute_features(bars, trainer.data.features)"
+            "compute_features(bars, trainer.data.features), or the dates start and end"
         )
     return panel
 
@@ -1260,14 +1339,68 @@ def _describe_trainer(trainer: Any) -> str:
         f"{trainer.history})"
     )
 
+# %% ../nbs/05_trainer.ipynb #7fad1149
+class ShortHistoryWarning(UserWarning):
+    "Sessions are forecast from fewer rows than the features and the model need."
+
+
+def _needed_rows(trainer: Any) -> tuple[int, int]:
+    "Rows of a symbol that its longest feature needs, and those in which the model warms up"
+    blank = trainer.data.blank
+    longest = max((f.warm_up for f in trainer.data._features if f.name not in blank), default=1)
+    ahead = trainer.options.get("warm_up", WARM_UP) if takes_prior(trainer.model) else 0
+    return longest, ahead
+
+
+def _check_history(trainer: Any, panel: FeaturePanel, start: Day, end: Day) -> None:
+    "Raise DataError where nothing is known at the sessions asked for; warn where it is too little"
+    first, last = parse_span(start, end)
+    asked = panel.sessions[panel.sessions.slice_indexer(first, last)]
+    rows = panel.observed.any(-1).cumsum(0).max(1, initial=0)  # (S,) of the symbol with the most
+    own = rows[panel.sessions.get_indexer(asked)]
+    (longest, ahead), span = _needed_rows(trainer), lambda d: f"{d[0]:%Y-%m-%d} to {d[-1]:%Y-%m-%d}"
+    if len(own) and not own[-1]:
+        raise DataError(
+            f"nothing can be forecast for {span(asked)}: no feature has a value there; give bars "
+            f"that begin at least {longest + ahead} sessions earlier",
+            rule="short history",
+        )
+    short = own < longest + ahead - 1  # the first row has a price and no return yet
+    weak = asked[short] if first is not None else asked[short[-1:].repeat(len(short))]
+    if len(weak):
+        warnings.warn(
+            f"{len(weak)} sessions, {span(weak)}, have a weak forecast or none: they follow "
+            f"{own[short][0]} to {own[short][-1]} rows of features, the longest feature needs "
+            f"{longest} rows of prices and the model {ahead} more; give bars that begin earlier",
+            ShortHistoryWarning,
+            stacklevel=4,
+        )
+
 # %% ../nbs/05_trainer.ipynb #f1f86ab3
-_Input = FeaturePanel | Bars | None  # what `predict` reads
+_Input = FeaturePanel | Bars | Day  # what `predict` reads
+
+
+def _dates_first(panel: _Input, start: Day, end: Day) -> tuple[_Input, Day, Day]:
+    "Two dates without bars are start and end: `predict('2016-01-01', '2017-01-01')`"
+    if not isinstance(panel, (str, datetime.date, np.datetime64)):
+        return panel, start, end
+    try:
+        parse_day(panel, "start")
+    except DataError:
+        _check_panel(panel)  # text that is no date
+    if start is not None and end is not None:
+        raise TrainerError(
+            f"{panel!r} stands in the place of bars, beside start={start!r} and end={end!r}: give "
+            "Bars or features first, or two dates only"
+        )
+    return (None, panel, end) if start is None else (None, panel, start)
 
 
 def _forecast_inputs(
     trainer: "ModelTrainer", panel: _Input, bars: Bars | None, start: Day, end: Day
 ) -> tuple[FeaturePanel, pd.DataFrame | None]:
     "Features and prior of all sessions that a forecast reads; raises DataError or TrainerError"
+    _check_trained(trainer.scaler)
     if isinstance(panel, Bars):
         panel, bars = bars, panel
     if panel is not None and bars is not None:
@@ -1278,9 +1411,11 @@ def _forecast_inputs(
         _check_dates(features.sessions, start, end)
         if rule is not None:
             raise TrainerError(f"the prior '{rule.name}' needs prices: give bars, not features")
+        _check_history(trainer, features, start, end)
         return features, None
     data = trainer.data.on(bars) if bars is not None else _reaching(trainer.data, start, end)
     _check_dates(data.sessions, start, end)
+    _check_history(trainer, data.panel, start, end)
     return data.panel, None if rule is None else rule.positions(data.bars)
 
 
@@ -1371,7 +1506,7 @@ def _settings_again(
 def _copy_weights(source: SequenceModel, target: SequenceModel) -> None:
     "Give one model the weights of another"
     target.load_state_dict(source.state_dict())
-    target.trained = source.trained
+    target.trained, target.corrects_prior = source.trained, source.corrects_prior
 
 
 def _restore(trainer: "ModelTrainer", folder: str | Path) -> None:
@@ -1479,6 +1614,7 @@ class ModelTrainer:
         *,
         fold: Fold | None = None,
         options: TrainOptions | None = None,
+        trials: str | Path | bool | None = None,
         **changes: Any,
     ) -> History:
         """Train the weights as they are and keep those of the best epoch.
@@ -1493,6 +1629,9 @@ class ModelTrainer:
             Rows to learn from, one of `handler.folds(...)`; None = all, the last 15 % validate.
         options
             All further options; None = `TrainOptions()`.
+        trials
+            Registry that counts this training, a file or folder; None = see `registry_path`,
+            False = it is not counted.
         **changes
             Single fields of `TrainOptions`, such as `window=126`.
 
@@ -1508,9 +1647,8 @@ class ModelTrainer:
         DataError
             If the history is too short.
         """
-        chosen = _choose_options(options, changes)
         epochs, rate = _whole("epochs", epochs, 1), _positive("learning_rate", learning_rate)
-        return _train(self, fold, chosen, epochs, rate)
+        return _train(self, fold, _choose_options(options, changes), epochs, rate, trials)
 
     def lr_find(
         self,
@@ -1558,6 +1696,7 @@ class ModelTrainer:
             of its source where the dates ask for them.
         start, end
             First and last session of the forecast; the model reads from the first bar there is.
+            Two dates alone may stand first: `predict('2021-01', '2021-06')`.
         bars
             The same as `panel`, by name; with the sessions before `start` that the features need.
 
@@ -1571,9 +1710,11 @@ class ModelTrainer:
         TrainerError
             If nothing was trained yet, or `panel` holds no features.
         DataError
-            If columns are missing or dates lie outside of the sessions.
+            If columns are missing, dates lie outside of the sessions, or no session asked for has
+            a feature. Sessions with less history than features and model need: a
+            `ShortHistoryWarning`.
         """
-        _check_trained(self.scaler)
+        panel, start, end = _dates_first(panel, start, end)
         return _forecast(self, _forecast_inputs(self, panel, bars, start, end), start, end)
 
     def prior_positions(self, bars: Bars | None = None) -> pd.DataFrame:
@@ -1715,6 +1856,30 @@ def _check_different(members: dict[int, ModelTrainer]) -> None:
             "inside of it, whose weights the ensemble then seeds"
         )
 
+# %% ../nbs/05_trainer.ipynb #trl00007
+@contextmanager
+def _counted_together(
+    members: list[ModelTrainer],
+    trials: str | Path | bool | None,
+    fold: Fold | None,
+    options: TrainOptions,
+    epochs: int,
+    rate: float,
+) -> Iterator[None]:
+    "The training of all members of an ensemble is one trial"
+    one, where = members[0], trials if _is_first_process() else False
+    _check_training(one.model, one.loss, fold, replace(options, checkpoint=None), one.policy)
+    facts = _trial_facts(one, fold, options, epochs, rate)
+    facts |= dict(name=f"{len(members)} x {facts['name']}", seeds=[m.seed for m in members])
+    goes_on = (
+        options.resume and options.checkpoint is not None and Path(options.checkpoint).exists()
+    )
+    with counted(where, goes_on, **facts) as trial:
+        yield
+        if trial.path is not None:
+            prior, plain = _training_prior(one), replace(options, memory_map=None)
+            _note_end(trial, members, _training_data(one.data, fold, plain, prior, one.index))
+
 # %% ../nbs/05_trainer.ipynb #7046dc85
 class Ensemble:
     """The same model, trained from several seeds; its forecast is the mixture of all.
@@ -1763,14 +1928,16 @@ class Ensemble:
         *,
         fold: Fold | None = None,
         options: TrainOptions | None = None,
+        trials: str | Path | bool | None = None,
         **changes: Any,
     ) -> dict[int, History]:
         """Train every member; a resumed ensemble goes on where it was.
 
         Parameters
         ----------
-        epochs, learning_rate, fold, options, **changes
-            As in `ModelTrainer.train_model`; each member gets a folder in `checkpoint`.
+        epochs, learning_rate, fold, options, trials, **changes
+            As in `ModelTrainer.train_model`; each member gets a folder in `checkpoint`, and
+            all members are one trial, because their forecasts are averaged.
 
         Returns
         -------
@@ -1783,10 +1950,14 @@ class Ensemble:
             As in `ModelTrainer.train_model`.
         """
         chosen, histories = _choose_options(options, changes), {}
-        for seed, member in tqdm(self.members.items(), "seeds", disable=not chosen.progress):
-            folder = chosen.checkpoint and Path(chosen.checkpoint) / f"seed{seed}"
-            own = replace(copy.deepcopy(chosen), checkpoint=folder)
-            histories[seed] = member.train_model(epochs, learning_rate, fold=fold, options=own)
+        with _counted_together(
+            [*self.members.values()], trials, fold, chosen, epochs, learning_rate
+        ):
+            for seed, member in tqdm(self.members.items(), "seeds", disable=not chosen.progress):
+                folder = chosen.checkpoint and Path(chosen.checkpoint) / f"seed{seed}"
+                own = replace(copy.deepcopy(chosen), checkpoint=folder)
+                how: dict[str, Any] = dict(fold=fold, options=own, trials=False)
+                histories[seed] = member.train_model(epochs, learning_rate, **how)
         return histories
 
     def predict_each(
@@ -1806,6 +1977,7 @@ class Ensemble:
         """
         members = [*self.members.values()]
         _check_trained(members[0].scaler)
+        panel, start, end = _dates_first(panel, start, end)
         inputs = _forecast_inputs(members[0], panel, bars, start, end)
         return [_forecast(m, inputs, start, end) for m in members]
 

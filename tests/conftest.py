@@ -1,7 +1,10 @@
 """Every guard is shown a planted defect: `mutants` plants it, demands that the guard fires, and counts."""
+import os
 from dataclasses import dataclass, field
 
 import pytest
+
+os.environ["HYBRID_SSM_TRIALS"] = "off"  # what tests train is no trial of the user's
 
 
 @dataclass

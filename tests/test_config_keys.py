@@ -39,6 +39,8 @@ SMALL = {
 MARKET = factor_market(400, ["A", "B", "C"], 0).bars
 DAYS = MARKET.sessions
 
+SECTORS = {"A": "x", "B": "x", "C": "y"}
+
 
 def loaded(config, patch):
     "What is asked of the source of the bars, and what the experiment gets"
@@ -114,7 +116,7 @@ def training(config, patch):
     "What the trainer is told by a task, with which threads, and what becomes of its forecast"
     seen, frame = [], SimpleNamespace(window=lambda *days: SimpleNamespace(to_parquet=lambda path: None))
 
-    def train(self, epochs, learning_rate, fold, options):
+    def train(self, epochs, learning_rate, fold, options, trials):
         seen.append((epochs, learning_rate, str(options), torch.get_num_threads()))
     patch.setattr(ModelTrainer, "train_model", train)
     patch.setattr(ModelTrainer, "save", lambda *a: None)
@@ -152,7 +154,7 @@ def weights(config, patch):
     "What the hybrid holds, on a market with a gap"
     gone = MARKET.close.copy()
     gone.iloc[-40:-35, 0] = np.nan
-    data = SimpleNamespace(universe=Bars(close=gone))
+    data = SimpleNamespace(universe=Bars(close=gone, volume=gone * 0 + 1e4))
     held = running.target_weights(config, data, {"hybrid": forecast(0)}, DAYS[-60:], ["hybrid"])
     return held["hybrid"].to_numpy().round(12).tolist()
 
@@ -210,7 +212,7 @@ def noted(config, patch):
 def run_name(config, patch):
     "The name of the folder of a run"
     made = []
-    patch.setattr(running, "register_trial", lambda out, facts: made.append(facts["run"].split("-")[2]))
+    patch.setattr(running, "start_trials", lambda path, facts: made.append(facts[0]["run"].split("-")[2]) or {})
     patch.setattr(running, "write_json", lambda *a: None)
     patch.setattr(running.Path, "mkdir", lambda self, **how: None)
     running.open_run(config, SimpleNamespace(universe=MARKET, index=MARKET), running.Path("nowhere"))
@@ -277,6 +279,17 @@ PROBES = {
     "risk.buffer": Probe(.3, weights), "risk.signal": Probe("law", weights), "risk.horizon": Probe(5, weights, LAW),
     "risk.scaling": Probe("none", weights), "risk.max_stale_sessions": Probe(1, weights), "risk.decorrelate": Probe(True, weights),
     "risk.decorrelate_span": Probe(30, weights, {"risk.decorrelate": True}),
+    "risk.volatility_targets": Probe({"A": .3}, weights), "risk.allocator": Probe("hrp", weights),
+    "risk.allocator_window": Probe(60, weights, {"risk.allocator": "hrp"}),
+    "risk.caution": Probe(2., weights), "risk.max_net": Probe(.01, weights), "risk.max_sector": Probe(.02, weights, {"risk.sectors": SECTORS}),
+    "risk.sectors": Probe({"A": "x", "B": "y", "C": "y"}, weights, {"risk.max_sector": .02, "risk.sectors": SECTORS}),
+    "risk.max_beta": Probe(.01, weights), "risk.max_correlation": Probe(.1, weights), "risk.index": Probe("A", weights, {"risk.max_beta": .01}),
+    "risk.max_volume": Probe(.001, weights, {"risk.capital": 1e6, "risk.max_volume": 1.}),
+    "risk.capital": Probe(1e9, weights, {"risk.max_volume": 1., "risk.capital": 1e6}),
+    "risk.max_var": Probe(.001, weights), "risk.max_es": Probe(.001, weights), "risk.tail_level": Probe(.2, weights, {"risk.max_var": .001}),
+    "risk.tail_window": Probe(30, weights, {"risk.max_var": .001}), "risk.brake_drawdown": Probe(.002, weights),
+    "risk.brake_scale": Probe(.2, weights, {"risk.brake_drawdown": .002}), "risk.brake_release": Probe(.01, weights, {"risk.brake_drawdown": .002}),
+    "risk.kill_drawdown": Probe(.002, weights), "risk.kill_sessions": Probe(5, weights, {"risk.kill_drawdown": .002}),
     "candidates": Probe({"wide": {"model": "hybrid", "models": {"memory_dim": 16}}}, rows, CANDIDATE),
     "select.names": Probe(["hybrid", "tsmom"], rows), "select.first": Probe("tsmom", lambda config, patch: config.select.first, {"select.names": ["hybrid", "tsmom"]}),
     "compute.workers": Probe(2, computing), "compute.backend": Probe("loky", computing),

@@ -15,6 +15,7 @@ from torch import nn
 from hybrid_ssm import attention
 from hybrid_ssm.baselines import MODELS, BoostingBaseline, LSTMBaseline, RidgeBaseline
 from hybrid_ssm.causality import LookAheadError, causality_market, check_causal
+from hybrid_ssm.data import DataError
 from hybrid_ssm.feature_set import FEATURES, compute_features
 from hybrid_ssm.features import fit_scaler
 from hybrid_ssm.forecast import Forecast
@@ -122,6 +123,43 @@ def test_every_session_where_the_default_is_too_coarse(mutants):
     bars = MARKET.window("2019-03-01")
     mutants.kill(2, "check_causal: a leak on one single session", lambda thing: looks_honest(
         thing, bars=bars, cuts="all", kinds=("cut",)), once)
+
+
+# ---- answers that come from an earlier call
+
+def remembered(key):
+    "A rule that keeps what it computed under a key of the bars"
+    kept = {}
+
+    def rule(bars):
+        if key(bars) not in kept:
+            kept[key(bars)] = bars.returns.rolling(21).mean()
+        return kept[key(bars)].reindex(bars.sessions)
+
+    return rule
+
+
+def from_the_third_call_on(bars, calls=[0]):  # noqa: B006
+    calls[0] += 1
+    return bars.close * (1 + (calls[0] > 60))
+
+
+def honest_or_refused(thing, **settings):
+    try:
+        looks_honest(thing, **settings)
+    except DataError as error:
+        raise AssertionError(str(error)) from error
+
+
+def test_answers_of_an_earlier_call(mutants):
+    for name, key in {"by nothing": lambda bars: 0, "by its length": lambda bars: len(bars.sessions), "by its dates": lambda bars: (bars.sessions[0], bars.sessions[-1])}.items():
+        mutants.kill(2, f"check_causal: a cache keyed {name}", lambda thing: looks_honest(thing, bars=MARKET, cuts=2), remembered(key))
+    mutants.kill(2, "check_causal: what depends on the number of calls", lambda thing: honest_or_refused(thing, bars=MARKET, cuts=16), from_the_third_call_on)
+    looks_honest(remembered(lambda bars: bars.sha256), bars=MARKET, cuts=2)  # by its content: honest
+    same = FEATURES["return_21"].function
+    kept = {}
+    feature = replace(FEATURES["return_21"], name="kept", function=lambda series: kept.setdefault(len(series.rows), same(series)))
+    mutants.kill(2, "check_causal: a feature cached by its length", lambda thing: looks_honest(thing, bars=MARKET, cuts=2), feature)
 
 
 # ---- what looks suspicious and is honest
