@@ -973,6 +973,7 @@ def backtest_variants(
     **terms: Any,  # fill, rebalance, borrow, ..., faults, as for `run_backtest`
 ) -> VariantResults:  # raises DataError, or RuinError where one of them loses everything
     "Backtest many strategies on the same prices at once, with the returns of `run_backtest`."
+    terms["faults"] = terms.get("faults") or ExecutionFaults()
     names, rule = pd.Index(list(weights)), _Terms(**terms)
     if not len(names):
         raise DataError("there is no strategy: give a mapping of name -> weights")

@@ -89,7 +89,7 @@ def tail_loss(
 # %% ../nbs/01n_limits.ipynb #lm000020
 def tail_limited(
     weights: np.ndarray,  # w (n,)
-    past: np.ndarray,  # R (m, n) up to the close; fewer than 1 / level rows = no limit
+    past: np.ndarray,  # R (m, n) up to the close, NaN = none; fewer than 1 / level = no limit
     level: float,  # probability of a larger loss
     value_at_risk: float | None = None,  # largest one, fraction of the equity; None = no limit
     shortfall: float | None = None,  # largest expected shortfall
@@ -98,7 +98,9 @@ def tail_limited(
     "Weights whose historical value at risk and expected shortfall are within limits."
     if len(past) < 1 / level or not weights.any():
         return weights
-    found = tail_loss(past @ weights, level)
+    whole = np.isfinite(past[:, weights != 0]).all(axis=1)  # a young symbol has a shorter past
+    past = past[whole] if whole.sum() >= 1 / level else past
+    found = tail_loss(np.nan_to_num(past) @ weights, level)
     pairs = zip((value_at_risk, shortfall), found, strict=True)
     factor = min([1.0, *(most / loss for most, loss in pairs if most is not None and loss > most)])
     return np.where(free, weights * factor, weights)
@@ -236,7 +238,7 @@ def next_state(
     "What the brake does after one more session."
     equity = state.equity * (1 + earned)
     if state.flat >= 0:
-        again = rule.pause is not None and state.flat + 1 >= rule.pause
+        again = rule.pause is not None and state.flat + 1 >= rule.pause and equity > 0
         return BrakeState(equity, equity) if again else state._replace(flat=state.flat + 1)
     peak = max(state.peak, equity)
     fall = 1 - equity / peak

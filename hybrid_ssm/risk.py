@@ -414,7 +414,7 @@ def _exposures(bars: Bars, market: Bars, policy: Any) -> _Exposures | None:
         Limits(policy.max_weight, policy.max_gross, **given, level=policy.tail_level),
         bars.observed.to_numpy(),
         caps,
-        _rows(bars.returns.fillna(0.0)),
+        _rows(bars.returns),
         None if given["group"] is None else _sector_numbers(bars, policy.sectors),
         None if index is None else lambda: _covariances(bars, index, policy.span),
         policy.tail_window,
@@ -634,13 +634,17 @@ class RiskPolicy:
     max_stale_sessions: int = MAX_STALE_SESSIONS  # sessions an order stands without a price
     decorrelate: bool = False  # rotate the positions by their correlations before they are sized
     decorrelate_span: int = 252  # sessions of these correlations
-    volatility_targets: dict = field(default_factory=dict)  # symbol = target of its own, fraction
+    volatility_targets: dict = field(
+        default_factory=dict, hash=False
+    )  # symbol = target of its own, fraction
     allocator: str = ""  # 'risk_budget', 'hrp', 'mean_variance'; empty = inverse volatility
     allocator_window: int = 252  # sessions from which it learns, monthly
     caution: float = 0.0  # positions times uncertainty ** -caution, where that is above 1
     max_net: float | None = None  # largest |sum of weights|, times equity
     max_sector: float | None = None  # largest sum of |weight| of one sector, times equity
-    sectors: dict = field(default_factory=dict)  # symbol = sector; empty = as the instruments say
+    sectors: dict = field(
+        default_factory=dict, hash=False
+    )  # symbol = sector; empty = as the instruments say
     max_beta: float | None = None  # largest |beta| of the portfolio to the index
     max_correlation: float | None = None  # largest |correlation| of the portfolio with the index
     index: str = ""  # symbol of the bars that is the index; empty = the average of all

@@ -1157,15 +1157,14 @@ def _trial_ids(config: Config, run: Path) -> dict[str, str]:
     return dict(zip(trial_rows(config).values(), read_json(run / "run.json").get("trials", {})))
 
 
-def _resume_trials(config: Config, run: Path) -> Path:
+def _resume_trials(config: Config, run: Path) -> None:
     "Write down that the trials of a run go on; rows that were never written down are now"
     seen = read_json(run / "run.json")
     if not seen.get("trials"):
         write_json(run / "run.json", seen | _start_trials(config, run, seen["data"]))
-        return run
+        return
     going_on: dict[str, dict] = {i: {} for i in seen["trials"]}
     note_trials(run.parent / "trials.jsonl", "resumed", going_on)
-    return run
 
 # %% ../nbs/08_run.ipynb #code0001
 def code_version() -> str:  # such as 'version 0.1.0, commit 1a2b3c4d5e6f, changed since'
@@ -1206,8 +1205,7 @@ def open_run(
     facts: dict[str, Any] = dict(name=config.name, fingerprint=config.fingerprint)
     facts |= dict(data=_data_hash(data), versions=versions())
     if resume:
-        run = find_run(out, facts, None if resume is True else Path(resume).name, config)
-        return _resume_trials(config, run)
+        return find_run(out, facts, None if resume is True else Path(resume).name, config)
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{config.name}-{config.fingerprint}"
     earlier = len(list(out.glob(f"{stem}*")))  # started within the same second
     run = out / (f"{stem}-{earlier + 1}" if earlier else stem)
@@ -1368,6 +1366,8 @@ def run_experiment(
     _check_backtests(config, data)
     run = open_run(config, data, Path(out), resume)
     with exclusive(run), _failures_noted(config, run):
+        if resume:
+            _resume_trials(config, run)
         complete, planned = run_tasks(config, data, folds, run, progress), len(folds)
         folds = folds if complete else completed_folds(config, folds, run)
         if not folds:

@@ -149,7 +149,7 @@ def portfolio_returns(
 
 def _past_var(weights: pd.DataFrame, bars: Bars, horizon: int, level: float, window: int):
     "Value at risk of each session's weights by the past returns over the horizon."
-    level_now = bars.close.ffill()
+    level_now = bars.level.ffill()
     past = (level_now / level_now.shift(horizon) - 1)[weights.columns]
     rows, out = bars.sessions.get_indexer(weights.index), np.full(len(weights), np.nan)
     values, w = past.to_numpy(), weights.to_numpy()

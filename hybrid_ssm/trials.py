@@ -7,6 +7,7 @@ __all__ = ['RegistryError', 'chained_line', 'checked_line', 'Head', 'read_record
            'note_trials', 'describe_returns', 'Trial', 'Trials', 'read_trials', 'registry_path', 'OpenTrial', 'counted']
 
 # %% ../nbs/00g_trials.ipynb #c373b075
+import errno
 import hashlib
 import io
 import json
@@ -17,7 +18,7 @@ import secrets
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from html import escape
@@ -203,6 +204,9 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+_BUSY = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # another process has the lock
+
+
 @contextmanager
 def _locked(path: Path, timeout: float = 60.0) -> Iterator[None]:
     "Hold the lock of a registry; the system frees it when the process ends, however it ends"
@@ -214,6 +218,8 @@ def _locked(path: Path, timeout: float = 60.0) -> Iterator[None]:
                 _try_lock(file)
                 break
             except OSError as error:
+                if error.errno not in _BUSY:
+                    raise
                 if time.monotonic() > until:
                     text = f"another process has been writing for {timeout:.0f} s: end it"
                     raise RegistryError(text, path) from error
@@ -611,7 +617,8 @@ def registry_path(
     if named := os.environ.get("HYBRID_SSM_TRIALS", ""):
         return None if named.lower() in ("off", "0", "false") else registry_path(named)
     beside = Path("runs/trials.jsonl").absolute()
-    return beside if beside.exists() else _data_folder() / "trials.jsonl"
+    known = beside.exists() and beside.with_suffix(".head").exists()  # not somebody's old file
+    return beside if known else _data_folder() / "trials.jsonl"
 
 # %% ../nbs/00g_trials.ipynb #reg00057
 @dataclass
@@ -648,6 +655,18 @@ def _begin(path: Path, resume: bool, facts: Mapping[str, Any]) -> str:
     return next(iter(start_trials(path, [facts])))
 
 
+def _note_end(
+    trial: OpenTrial, state: str, found: Callable[[], dict[str, Any]], lenient: bool
+) -> None:
+    "Write the end of a trial down; a lenient one warns where that cannot be done"
+    try:
+        note_trials(trial.path, state, {trial.id: found()})  # type: ignore[arg-type]
+    except (OSError, RegistryError) as error:
+        if not lenient:
+            raise
+        warnings.warn(f"the end of this trial is not written down: {error}", stacklevel=4)
+
+
 @contextmanager
 def counted(
     place: str | Path | bool | None = None,  # as in `registry_path`
@@ -661,7 +680,7 @@ def counted(
         return
     try:
         trial = OpenTrial(path, _begin(path, resume, facts))
-    except OSError as error:
+    except (OSError, RegistryError) as error:
         if place is not None:
             raise
         text = f"this trial is not counted: {error}. Say where with trials=FOLDER, or False"
@@ -671,6 +690,7 @@ def counted(
     try:
         yield trial
     except BaseException as error:
-        note_trials(path, "failed", {trial.id: dict(reason=f"{type(error).__name__}: {error}")})
+        reason = f"{type(error).__name__}: {error}"
+        _note_end(trial, "failed", lambda: dict(reason=reason), True)
         raise
-    note_trials(path, "finished", {trial.id: _end_of(trial, path)})
+    _note_end(trial, "finished", lambda: _end_of(trial, path), place is None)
